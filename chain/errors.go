@@ -1,0 +1,104 @@
+package chain
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind is a rule that a block can break. Kinds work with errors.Is.
+type Kind string
+
+func (k Kind) Error() string { return string(k) }
+
+// The kinds of invalid blocks, in the order in which they are checked.
+const (
+	ErrMalformed     Kind = "not in canonical form"
+	ErrTooLarge      Kind = "block too large"
+	ErrVersion       Kind = "this network needs a newer minerd"
+	ErrNetwork       Kind = "block of another network"
+	ErrEarlyRoots    Kind = "early roots do not belong to the header"
+	ErrLossValue     Kind = "loss is not a finite number"
+	ErrHeight        Kind = "height is not the parent's plus one"
+	ErrTime          Kind = "time is not after the parent's"
+	ErrDifficulty    Kind = "wrong difficulty"
+	ErrTask          Kind = "wrong task"
+	ErrTxRoot        Kind = "transactions do not belong to the header"
+	ErrTransaction   Kind = "transaction not allowed"
+	ErrLedgerRoot    Kind = "wrong ledger root"
+	ErrTicket        Kind = "ticket does not win"
+	ErrLossBefore    Kind = "loss before is not the recorded loss"
+	ErrStateRoot     Kind = "state root breaks the advance-or-keep rule"
+	ErrEarlyRoot     Kind = "training differs at an early root"
+	ErrTrainedRoot   Kind = "training differs at the trained root"
+	ErrLogitsDigest  Kind = "training differs in its logits"
+	ErrDiverged      Kind = "training gives values that are not finite"
+	ErrLossAfter     Kind = "loss after is not what evaluation gives"
+	ErrInvalidParent Kind = "parent is invalid"
+	ErrOtherGenesis  Kind = "another block at height 0"
+)
+
+// bodyFaults are those of what travels with a header: the header's block may be good, so its id is not remembered.
+var bodyFaults = map[Kind]bool{ErrMalformed: true, ErrTooLarge: true, ErrEarlyRoots: true, ErrTxRoot: true}
+
+// InvalidError says which rule a block breaks.
+type InvalidError struct {
+	Kind      Kind
+	Step      int // training step at which the difference showed; 0 where there is none
+	Got, Want string
+}
+
+func (e *InvalidError) Error() string {
+	s := string(e.Kind)
+	if e.Step > 0 {
+		s += fmt.Sprintf(" after step %d", e.Step)
+	}
+	switch {
+	case e.Want != "":
+		s += fmt.Sprintf(": got %s, want %s", e.Got, e.Want)
+	case e.Got != "":
+		s += ": " + e.Got
+	}
+	return s
+}
+
+// Is makes errors.Is(err, kind) work.
+func (e *InvalidError) Is(target error) bool { return target == e.Kind }
+
+// Remember says whether the fault is proved by the header itself, so that its id may be remembered as invalid. A
+// version above ours is not: a newer program may know better.
+func (e *InvalidError) Remember() bool { return !bodyFaults[e.Kind] && e.Kind != ErrVersion }
+
+func invalid(k Kind, got, want any) error {
+	return &InvalidError{Kind: k, Got: fmt.Sprint(got), Want: fmt.Sprint(want)}
+}
+
+// Reasons why a block is not judged (yet). None of them is held against anybody.
+var (
+	ErrOrphan   = errors.New("parent is not known")
+	ErrFuture   = errors.New("block is from the future")
+	ErrFinality = errors.New("branch forks deeper than the finality depth")
+	ErrNotFound = errors.New("not found")
+	ErrCorrupt  = errors.New("stored data are damaged")
+)
+
+// Verdict is the outcome of a check.
+type Verdict int
+
+// The three outcomes. Unverified means that the block could not be judged: nothing is remembered and nobody is blamed.
+const (
+	Valid Verdict = iota
+	Invalid
+	Unverified
+)
+
+// VerdictOf maps the error of a check to its outcome: invalid only for errors that name a broken rule.
+func VerdictOf(err error) Verdict {
+	var inv *InvalidError
+	switch {
+	case err == nil:
+		return Valid
+	case errors.As(err, &inv) && inv.Kind != ErrVersion, errors.Is(err, ErrMalformed):
+		return Invalid
+	}
+	return Unverified
+}

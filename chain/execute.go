@@ -1,0 +1,96 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"math"
+
+	"github.com/descentnet/minerd/nn"
+)
+
+// Split is a part of a data set.
+type Split int
+
+// The three splits. The rules never read TestSplit.
+const (
+	TrainSplit Split = iota
+	EvaluationSplit
+	TestSplit
+)
+
+// Trainer trains and evaluates templates' models on their data. Errors other than nn.ErrNotFinite are local faults.
+type Trainer interface {
+	Train(ctx context.Context, template int, start *nn.State, t nn.Trial) (*nn.Trained, error)
+	Evaluate(ctx context.Context, template int, s *nn.State, split Split) (loss float32, correct int, err error)
+}
+
+// Execution is what training a claim really gives. One that ended at a difference is not complete: it has the early
+// roots that were reached, and nothing else.
+type Execution struct {
+	EarlyRoots   []Hash
+	Complete     bool
+	LogitsDigest Hash
+	TrainedRoot  Hash
+	LossAfter    uint32 // binary32 bits
+}
+
+// Trial is the trial that a claim trains.
+func (n *Network) Trial(template int, claimID Hash) nn.Trial {
+	return nn.Trial{
+		Steps:     int(n.Templates[template].TrialSteps),
+		BatchSeed: func(s uint32) [32]byte { return BatchSeed(claimID, s) },
+	}
+}
+
+// Execute trains the block's claim from start, the model state of its base, and compares as it goes. The error is an
+// InvalidError at the first difference; a difference in an early root ends it at once, so that a forged block costs
+// about twice the training really done, plus one step. The execution and the trained state are given as far as they
+// are known, also where the block is invalid: another block of the same claim is then judged without running it again.
+// onStep may be nil.
+func (n *Network) Execute(ctx context.Context, tr Trainer, template int, start *nn.State, b *Block, onStep func(int) error) (*Execution, *nn.State, error) {
+	t := n.Trial(template, b.Claim.ID())
+	t.EarlyRoots = true
+	t.OnStep = onStep
+	x := &Execution{}
+	t.OnRoot = func(step int, root Hash) error {
+		x.EarlyRoots = append(x.EarlyRoots, root)
+		return n.CheckExecution(b, x)
+	}
+	trained, err := tr.Train(ctx, template, start, t)
+	if errors.Is(err, nn.ErrNotFinite) {
+		err = &InvalidError{Kind: ErrDiverged, Got: err.Error()}
+	}
+	if err != nil {
+		return x, nil, err
+	}
+	loss, _, err := tr.Evaluate(ctx, template, trained.State, EvaluationSplit)
+	if errors.Is(err, nn.ErrNotFinite) {
+		err = &InvalidError{Kind: ErrDiverged, Step: t.Steps, Got: err.Error()}
+	}
+	if err != nil {
+		return x, nil, err
+	}
+	x.LogitsDigest, x.TrainedRoot, x.LossAfter, x.Complete = trained.LogitsDigest, trained.Root, math.Float32bits(loss), true
+	return x, trained.State, n.CheckExecution(b, x)
+}
+
+// CheckExecution compares a block with what its claim's training gives, as far as that is known.
+func (n *Network) CheckExecution(b *Block, x *Execution) error {
+	for i, root := range x.EarlyRoots {
+		if b.EarlyRoots[i] != root {
+			return &InvalidError{Kind: ErrEarlyRoot, Step: 1 << i, Got: b.EarlyRoots[i].Short(), Want: root.Short()}
+		}
+	}
+	if !x.Complete {
+		return nil
+	}
+	switch {
+	case b.TrainedRoot != x.TrainedRoot:
+		return invalid(ErrTrainedRoot, b.TrainedRoot.Short(), x.TrainedRoot.Short())
+	case b.LogitsDigest != x.LogitsDigest:
+		return invalid(ErrLogitsDigest, b.LogitsDigest.Short(), x.LogitsDigest.Short())
+	case b.LossAfter != x.LossAfter:
+		return invalid(ErrLossAfter, lossText(b.LossAfter), lossText(x.LossAfter))
+	}
+	return nil
+}

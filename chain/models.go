@@ -1,0 +1,249 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/descentnet/minerd/nn"
+)
+
+// ModelLimits bounds the model states that are kept.
+type ModelLimits struct {
+	Recent   int   // distinct states kept, newest first
+	MaxBytes int64 // of all kept files; fewer recent ones are kept where they would take more. 0 is no bound
+}
+
+// DefaultModelLimits keeps the last 64 distinct states, in at most 1 GiB with the snapshots.
+var DefaultModelLimits = ModelLimits{Recent: 64, MaxBytes: 1 << 30}
+
+// cachedModels is the number of model states held in memory: the tip's, its parent's, and a few just trained.
+const cachedModels = 4
+
+// models finds model states: in memory, in the store, or by training again from the last one that is kept.
+type models struct {
+	net     *Network
+	store   Store
+	trainer Trainer
+	limits  ModelLimits
+
+	mu     sync.Mutex
+	cache  map[Hash]*nn.State
+	order  []Hash // of the cache, least recently used first
+	stored map[Hash]StoredModel
+}
+
+func newModels(net *Network, store Store, trainer Trainer, limits ModelLimits) (*models, error) {
+	m := &models{net: net, store: store, trainer: trainer, limits: limits, cache: map[Hash]*nn.State{}, stored: map[Hash]StoredModel{}}
+	list, err := store.Models()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		m.stored[s.Root] = s
+	}
+	return m, nil
+}
+
+// taskStart is the root of a task's initial state and its evaluation loss.
+func (m *models) taskStart(ctx context.Context, task uint32) (TaskStart, error) {
+	if s, err := m.store.TaskStart(task); !errors.Is(err, ErrNotFound) {
+		return s, err
+	}
+	init := m.net.ModelInit(task)
+	root, err := init.Root(1)
+	if err != nil {
+		return TaskStart{}, err
+	}
+	loss, _, err := m.trainer.Evaluate(ctx, int(task)%len(m.net.Templates), init, EvaluationSplit)
+	if err != nil {
+		return TaskStart{}, err
+	}
+	s := TaskStart{Root: root, Loss: math.Float32bits(loss)}
+	return s, m.store.PutTaskStart(task, s)
+}
+
+// start is the model state that children of parent train from.
+func (m *models) start(ctx context.Context, parent Hash, base Base) (*nn.State, error) {
+	if base.Fresh {
+		if s := m.cached(base.Root); s != nil {
+			return s, nil
+		}
+		s := m.net.ModelInit(base.TaskNumber)
+		m.remember(base.Root, s)
+		return s, nil
+	}
+	return m.after(ctx, parent)
+}
+
+// after is the model state after a verified block. Where it is not kept, the blocks since the last one that is are
+// trained again.
+func (m *models) after(ctx context.Context, id Hash) (*nn.State, error) {
+	var again []Verified // advancing blocks to train again, newest first
+	var s *nn.State
+	for s == nil {
+		v, err := m.store.Verified(id)
+		if err != nil {
+			return nil, err
+		}
+		if s, err = m.find(v.State); err != nil {
+			return nil, err
+		}
+		if s != nil {
+			break
+		}
+		first := v.State.TaskBlocks <= 1 // of its task, or genesis
+		if v.State.Height > 0 && v.State.Advanced {
+			again = append(again, v)
+		}
+		if first {
+			s = m.net.ModelInit(v.State.TaskNumber)
+		}
+		id = v.Block.Parent
+	}
+	for i := len(again) - 1; i >= 0; i-- {
+		v := again[i]
+		template := int(v.State.TaskNumber) % len(m.net.Templates)
+		trained, err := m.trainer.Train(ctx, template, s, m.net.Trial(template, v.Block.Claim.ID()))
+		if err != nil {
+			return nil, fmt.Errorf("training block %d again: %w", v.State.Height, err)
+		}
+		if trained.Root != v.State.ModelRoot {
+			return nil, fmt.Errorf("training block %d again gives %s instead of %s: this machine computes wrongly, or did so before",
+				v.State.Height, trained.Root.Short(), v.State.ModelRoot.Short())
+		}
+		s = trained.State
+		m.remember(trained.Root, s)
+		if i == 0 {
+			if err := m.save(trained.Root, v.State.Height); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+// find looks in memory and in the store; nil where the state is in neither.
+func (m *models) find(s State) (*nn.State, error) {
+	if c := m.cached(s.ModelRoot); c != nil {
+		return c, nil
+	}
+	b, err := m.store.Model(s.ModelRoot)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	st, err := m.net.Template(s.TaskNumber).Net.ReadState(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: model state %s: %w", ErrCorrupt, s.ModelRoot.Short(), err)
+	}
+	m.remember(s.ModelRoot, st)
+	return st, nil
+}
+
+func (m *models) cached(root Hash) *nn.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.cache[root]
+	if s != nil {
+		m.touch(root)
+	}
+	return s
+}
+
+func (m *models) touch(root Hash) {
+	for i, r := range m.order {
+		if r == root {
+			m.order = append(append(m.order[:i:i], m.order[i+1:]...), root)
+			return
+		}
+	}
+	m.order = append(m.order, root)
+}
+
+// remember keeps a state in memory.
+func (m *models) remember(root Hash, s *nn.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cache[root] = s
+	m.touch(root)
+	if len(m.order) > cachedModels {
+		delete(m.cache, m.order[0])
+		m.order = m.order[1:]
+	}
+}
+
+// save writes a state that is in memory to the store; one that is not can be trained again.
+func (m *models) save(root Hash, height uint64) error {
+	m.mu.Lock()
+	s := m.cache[root]
+	_, have := m.stored[root]
+	m.mu.Unlock()
+	if s == nil || have {
+		return nil
+	}
+	b := s.Bytes()
+	if err := m.store.PutModel(root, height, b); err != nil {
+		return fmt.Errorf("model state of block %d: %w", height, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stored[root] = StoredModel{Root: root, Height: height, Size: int64(len(b))}
+	return nil
+}
+
+// retain deletes model states that the limits do not keep: all but the newest, those in force at the heights of
+// snapshots down to the finality depth, and the tip's.
+func (m *models) retain(tip State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var total int64
+	for _, s := range m.stored {
+		total += s.Size
+	}
+	over := func() bool {
+		return len(m.stored) > m.limits.Recent || m.limits.MaxBytes > 0 && total > m.limits.MaxBytes
+	}
+	if !over() {
+		return
+	}
+	keep := m.snapshots(tip)
+	keep[tip.ModelRoot] = true
+	for over() {
+		var oldest *StoredModel
+		for _, s := range m.stored {
+			if !keep[s.Root] && (oldest == nil || s.Height < oldest.Height) {
+				oldest = &s
+			}
+		}
+		if oldest == nil {
+			return
+		}
+		if err := m.store.DeleteModel(oldest.Root); err != nil {
+			return // it is tried again after the next block
+		}
+		delete(m.stored, oldest.Root)
+		total -= oldest.Size
+	}
+}
+
+// snapshots are the roots of the states in force at heights divisible by the snapshot interval.
+func (m *models) snapshots(tip State) map[Hash]bool {
+	keep := map[Hash]bool{}
+	step := uint64(m.net.SnapshotInterval)
+	for h := tip.Height - tip.Height%step; h+uint64(m.net.FinalityDepth) >= tip.Height; h -= step {
+		if id, err := m.store.BlockID(h); err == nil {
+			if v, err := m.store.Verified(id); err == nil {
+				keep[v.State.ModelRoot] = true
+			}
+		}
+		if h < step {
+			break
+		}
+	}
+	return keep
+}
