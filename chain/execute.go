@@ -94,3 +94,22 @@ func (n *Network) CheckExecution(b *Block, x *Execution) error {
 	}
 	return nil
 }
+
+// NewBlock is the block of a claim without transactions, given what its training gave.
+func NewBlock(claim Claim, base Base, x *Execution) *Block {
+	b := &Block{
+		Header: Header{Claim: claim, Outcome: Outcome{
+			EarlyRoot:    EarlyRoot(x.EarlyRoots),
+			LogitsDigest: x.LogitsDigest,
+			TrainedRoot:  x.TrainedRoot,
+			StateRoot:    base.Root,
+			LossBefore:   base.Loss,
+			LossAfter:    x.LossAfter,
+		}},
+		EarlyRoots: x.EarlyRoots,
+	}
+	if b.Advances() {
+		b.StateRoot = x.TrainedRoot
+	}
+	return b
+}
