@@ -137,6 +137,7 @@ func DefaultModel() Model {
 const (
 	MaxParams      = 1 << 24 // 192 MiB of parameters and Adam's moments
 	MaxActivations = 1 << 24 // values of one sample's layer
+	MaxBatchValues = 1 << 27 // values of all layers for a batch: 512 MiB, and as much again for gradients
 	MaxLayers      = 64
 	MaxKernel      = 7
 	MaxBatch       = 4096
@@ -191,6 +192,7 @@ func (m Model) Build() (*Net, error) {
 	n := &Net{Model: m}
 	n.Model.Layers = append([]Layer(nil), m.Layers...)
 	in := m.Input
+	values := int64(in.Size())
 	factor := int64(2)
 	for i, l := range m.Layers {
 		b, err := buildLayer(l, in)
@@ -202,7 +204,7 @@ func (m Model) Build() (*Net, error) {
 			if l.Kind == Conv2D {
 				perUnit = l.KernelRows * l.KernelCols * in.Channels
 			}
-			if perUnit > MaxParams || (perUnit+1)*l.Units > MaxParams-n.Params {
+			if perUnit > MaxParams || int64(perUnit+1)*int64(l.Units) > int64(MaxParams-n.Params) {
 				return nil, fmt.Errorf("%w: layer %d (%v): more than %d parameters in all", ErrModel, i, l.Kind, MaxParams)
 			}
 			b.WeightsAt = n.Params
@@ -214,6 +216,9 @@ func (m Model) Build() (*Net, error) {
 				n.FirstWeights = i
 				factor = 3
 			}
+		}
+		if values += int64(b.Out.Size()); values*int64(m.Batch) > MaxBatchValues {
+			return nil, fmt.Errorf("%w: layer %d (%v): a batch has more than %d values up to here", ErrModel, i, l.Kind, MaxBatchValues)
 		}
 		n.Layers = append(n.Layers, b)
 		in = b.Out
@@ -254,13 +259,13 @@ func (o Optimizer) check() error {
 	const tiny = 0x1p-60
 	switch o.Kind {
 	case Adam:
-		if o.Momentum != 0 {
+		if !isPlusZero(o.Momentum) {
 			return errors.New("optimizer adam has no momentum")
 		}
 		return errors.Join(in("learning_rate", o.LearningRate, tiny, 1024), in("beta1", o.Beta1, 0, 1), in("beta2", o.Beta2, 0, 1),
 			in("epsilon", o.Epsilon, tiny, 1))
 	case SGD:
-		if o.Beta1 != 0 || o.Beta2 != 0 || o.Epsilon != 0 {
+		if !isPlusZero(o.Beta1) || !isPlusZero(o.Beta2) || !isPlusZero(o.Epsilon) {
 			return errors.New("optimizer sgd has no beta1, beta2 and epsilon")
 		}
 		return errors.Join(in("learning_rate", o.LearningRate, tiny, 1024), in("momentum", o.Momentum, 0, 1))
@@ -268,14 +273,15 @@ func (o Optimizer) check() error {
 	return fmt.Errorf("optimizer %v", o.Kind)
 }
 
+// isPlusZero refuses -0 too: it would be a second form of the same model.
+func isPlusZero(x float32) bool { return x == 0 && !isNegative(x) }
+
 func checkShape(s Shape) error {
-	for _, v := range []int{s.Rows, s.Cols, s.Channels} {
-		if v < 1 || v > maxSide {
-			return fmt.Errorf("shape %v: each side must be 1 to %d", s, maxSide)
-		}
+	if s.Rows < 1 || s.Cols < 1 || s.Channels < 1 {
+		return fmt.Errorf("shape %v: each side must be at least 1", s)
 	}
-	if int64(s.Rows)*int64(s.Cols) > MaxActivations || int64(s.Rows)*int64(s.Cols)*int64(s.Channels) > MaxActivations {
-		return fmt.Errorf("shape %v has more than %d values", s, MaxActivations)
+	if s.Rows > maxSide || s.Cols > maxSide || s.Channels > MaxActivations || int64(s.Rows)*int64(s.Cols)*int64(s.Channels) > MaxActivations {
+		return fmt.Errorf("shape %v: rows and columns may be up to %d, values up to %d", s, maxSide, MaxActivations)
 	}
 	return nil
 }

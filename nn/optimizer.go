@@ -11,8 +11,9 @@ type AdamStep struct{ OneMinusBeta1, OneMinusBeta2, Alpha, Epsilon float32 }
 // alpha = (lr*sqrt(1 - p2))/(1 - p1).
 func (o *Optimizer) Adam(s *State) AdamStep {
 	s.Steps++
-	s.P1 *= o.Beta1
-	s.P2 *= o.Beta2
+	// The conversions keep a compiler from fusing these products into the subtractions below.
+	s.P1 = float32(s.P1 * o.Beta1)
+	s.P2 = float32(s.P2 * o.Beta2)
 	return AdamStep{
 		OneMinusBeta1: 1 - o.Beta1,
 		OneMinusBeta2: 1 - o.Beta2,

@@ -61,7 +61,7 @@ func (n *Net) Init(seed [32]byte) *State {
 		limit := float32(math.Sqrt(6 / float64(fanIn+fanOut)))
 		w := s.Params[l.WeightsAt:l.BiasAt]
 		for j := range w {
-			u := float32(r.Uint64()>>40) * 0x1p-24 // exact, as is 2u - 1
+			u := float32(float32(r.Uint64()>>40) * 0x1p-24) // exact, as is 2u - 1
 			w[j] = (u + u - 1) * limit
 		}
 	}
