@@ -84,7 +84,7 @@ func LoadSpec(nameOrFile string) (chain.Spec, error) {
 // The file's form. Durations are written like "10s", difficulties as strings since they may exceed 64 bits.
 type file struct {
 	Name              string        `toml:"name"`
-	GenesisTime       time.Time     `toml:"genesis_time"`
+	GenesisTime       any           `toml:"genesis_time"` // a time with its zone, in whole milliseconds
 	GenesisDifficulty chain.Uint128 `toml:"genesis_difficulty"`
 	MinDifficulty     chain.Uint128 `toml:"min_difficulty"`
 	Interval          duration      `toml:"interval"`
@@ -199,9 +199,14 @@ func Parse(b []byte) (chain.Spec, error) {
 }
 
 func (f *file) spec() (chain.Spec, error) {
+	// A time without a zone would be read in the local one, and the network id with it.
+	genesis, ok := f.GenesisTime.(time.Time)
+	if !ok || genesis.Location() == time.Local || genesis.Nanosecond()%int(time.Millisecond) != 0 || genesis.UnixMilli() < 0 {
+		return chain.Spec{}, fmt.Errorf("genesis_time %v: needed is a time after 1970 with its zone and whole milliseconds, such as 2026-11-01T00:00:00Z", f.GenesisTime)
+	}
 	s := chain.Spec{
 		Name:              f.Name,
-		GenesisTime:       uint64(max(f.GenesisTime.UnixMilli(), 0)),
+		GenesisTime:       uint64(genesis.UnixMilli()),
 		GenesisDifficulty: f.GenesisDifficulty,
 		MinDifficulty:     f.MinDifficulty,
 		Interval:          uint64(f.Interval),

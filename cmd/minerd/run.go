@@ -1,0 +1,129 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/chain/specfile"
+	"github.com/descentnet/minerd/gpu"
+	"github.com/descentnet/minerd/node"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+)
+
+// runFlags are the settings of `minerd run`.
+type runFlags struct {
+	network, dataDir, datasetDir string
+	mine                         bool
+	payout                       string
+	threads                      int
+	device                       string
+	listen, bootstrap            []string
+	mdns                         bool
+	logLevel, logFormat          string
+}
+
+func runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run a node: verify the chain, and mine with --mine",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return run(cmd, &f) },
+	}
+	fs := cmd.Flags()
+	addDirFlags(cmd, &f.network, &f.dataDir)
+	fs.StringVar(&f.datasetDir, "dataset-dir", "", "folder with the IDX files of a network that trains on them")
+	fs.BoolVar(&f.mine, "mine", false, "train for blocks")
+	fs.StringVar(&f.payout, "payout", "", "address that rewards are paid to (default: that of payout.key in the data directory)")
+	fs.IntVar(&f.threads, "threads", 0, "threads that training and verifying use (default: all cores)")
+	fs.StringVar(&f.device, "device", "cpu", "what to train on: cpu or cuda")
+	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 4701, IPv4 and IPv6)")
+	fs.StringSliceVar(&f.bootstrap, "bootstrap", nil, "multiaddresses of peers to join, with /p2p/ID at the end")
+	fs.BoolVar(&f.mdns, "mdns", true, "find peers on the local network")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
+	return cmd
+}
+
+func addDirFlags(cmd *cobra.Command, network, dataDir *string) {
+	cmd.Flags().StringVar(network, "network", "devnet", "name of a built-in network, or a network spec file")
+	cmd.Flags().StringVar(dataDir, "data-dir", "", "data directory (default: ~/.minerd/NETWORK)")
+}
+
+// dataDirOf is the data directory of a network where none was named.
+func dataDirOf(named string, n *chain.Network) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("name a data directory with --data-dir: %w", err)
+	}
+	return filepath.Join(home, ".minerd", n.Name), nil
+}
+
+func run(cmd *cobra.Command, f *runFlags) (err error) {
+	log, err := newLogger(f.logLevel, f.logFormat)
+	if err != nil {
+		return err
+	}
+	net, err := specfile.Load(f.network)
+	if err != nil {
+		return err
+	}
+	switch f.device {
+	case "cpu":
+	case "cuda":
+		if _, err := gpu.Devices(); err != nil {
+			return fmt.Errorf("--device cuda: %w", err)
+		}
+		return errors.New("--device cuda: this version trains on the CPU only")
+	default:
+		return fmt.Errorf("--device %q: there are cpu and cuda", f.device)
+	}
+	if f.threads < 0 || f.threads > 1024 {
+		return fmt.Errorf("--threads %d: allowed are 0 (all cores) to 1024", f.threads)
+	}
+	dir, err := dataDirOf(f.dataDir, net)
+	if err != nil {
+		return err
+	}
+	id, err := prepare(dir)
+	if err != nil {
+		return err
+	}
+	payout := id.payout
+	if f.payout != "" {
+		if payout, err = chain.ParseAddress(f.payout); err != nil {
+			return fmt.Errorf("--payout: %w", err)
+		}
+	}
+	var nonce [8]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return err
+	}
+	n, err := node.Open(cmd.Context(), node.Config{
+		Network: net, DataDir: dir, DatasetDir: f.datasetDir,
+		Mine: f.mine, Payout: payout, Nonce: binary.LittleEndian.Uint64(nonce[:]), Threads: f.threads,
+		Models: chain.DefaultModelLimits,
+		Peers: &node.PeersConfig{
+			Key: id.peer, Listen: f.listen, Bootstrap: f.bootstrap, MDNS: f.mdns, AddressBook: filepath.Join(dir, "peers.json"),
+		},
+		Version: programVersion(), Log: log, Now: time.Now, Measure: true, ReportEvery: 10 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, n.Close())
+		log.Info("stopped", zap.Bool("clean", err == nil))
+	}()
+	return n.Run(cmd.Context())
+}

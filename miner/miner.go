@@ -1,0 +1,214 @@
+// Package miner mines blocks: it trains trial after trial on the best chain until a ticket wins.
+package miner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/nn"
+	"go.uber.org/zap"
+)
+
+// Chain is what the miner needs of the chain.
+type Chain interface {
+	// NewJob gives the best chain's next block to train for. now is in Unix milliseconds.
+	NewJob(ctx context.Context, now uint64) (*chain.Job, error)
+	// Submit takes a mined block, what its training gave, and the trained state.
+	Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) error
+	// Ready waits until the node is caught up with its peers.
+	Ready(ctx context.Context) error
+	// StandBack waits while a block is being verified.
+	StandBack(ctx context.Context) error
+}
+
+// Config of a Miner.
+type Config struct {
+	Network *chain.Network
+	Chain   Chain
+	Trainer chain.Trainer // its own: the miner trains while others verify
+	Payout  chain.Address
+	Nonce   uint64           // of the first claim; random, so that two miners with one address differ
+	Now     func() time.Time // the clock that goes into blocks
+	// ReportEvery is the time between the lines that tell the rate.
+	ReportEvery time.Duration
+	Log         *zap.Logger
+}
+
+// Stats counts what the miner has done.
+type Stats struct {
+	Steps      uint64 // training steps, also of winning trials that are run again; verification not counted
+	Trials     uint64
+	Wins       uint64 // tickets that won
+	Advancing  uint64 // of the submitted blocks
+	Keeping    uint64
+	StaleSteps uint64 // steps dropped because another block came first
+	Faults     uint64 // winning trials that gave something else when run again
+}
+
+// Miner is a mining loop.
+type Miner struct {
+	cfg   Config
+	nonce uint64
+
+	steps, trials, wins, advancing, keeping, stale, faults atomic.Uint64
+}
+
+// errStale says that another chain is best now, so that the work at hand is worth nothing.
+var errStale = errors.New("another block came first")
+
+// New makes a miner.
+func New(cfg Config) *Miner { return &Miner{cfg: cfg, nonce: cfg.Nonce} }
+
+// Stats are the counts so far.
+func (m *Miner) Stats() Stats {
+	return Stats{
+		Steps: m.steps.Load(), Trials: m.trials.Load(), Wins: m.wins.Load(), Advancing: m.advancing.Load(),
+		Keeping: m.keeping.Load(), StaleSteps: m.stale.Load(), Faults: m.faults.Load(),
+	}
+}
+
+// Run mines until ctx is done, whose error it returns, or until a fault that mining cannot go on with.
+func (m *Miner) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	reports := make(chan struct{})
+	go func() {
+		defer close(reports)
+		m.report(done)
+	}()
+	defer func() {
+		close(done)
+		<-reports
+	}()
+	for {
+		if err := m.cfg.Chain.Ready(ctx); err != nil {
+			return err
+		}
+		job, err := m.cfg.Chain.NewJob(ctx, m.now())
+		if err != nil {
+			return fmt.Errorf("mining: %w", err)
+		}
+		if err := m.mine(ctx, job); err != nil && !errors.Is(err, errStale) {
+			return fmt.Errorf("mining: %w", err)
+		}
+	}
+}
+
+func (m *Miner) now() uint64 { return uint64(m.cfg.Now().UnixMilli()) }
+
+// mine trains trials of the job until it has submitted a block or the job is stale.
+func (m *Miner) mine(ctx context.Context, job *chain.Job) error {
+	net := m.cfg.Network
+	for {
+		claim := job.Claim
+		claim.Payout = m.cfg.Payout
+		claim.Nonce = m.nonce
+		m.nonce++
+		claim.Time = max(m.now(), job.Parent.Time+1)
+		claimID := claim.ID()
+
+		trial := net.Trial(job.Base.Template, claimID)
+		trained, err := m.train(ctx, job, trial)
+		if errors.Is(err, nn.ErrNotFinite) {
+			continue // this nonce's batches make the model diverge: no ticket
+		}
+		if err != nil {
+			return err
+		}
+		m.trials.Add(1)
+		if !chain.Wins(chain.Ticket(claimID, trained.Root, trained.LogitsDigest), job.Target) {
+			continue
+		}
+		m.wins.Add(1)
+		return m.win(ctx, job, claim, trial, trained)
+	}
+}
+
+// train runs one trial, steps aside for verification, and gives up when the job is stale.
+func (m *Miner) train(ctx context.Context, job *chain.Job, t nn.Trial) (*nn.Trained, error) {
+	steps := 0
+	t.OnStep = func(step int) error {
+		steps = step
+		if err := m.cfg.Chain.StandBack(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-job.Stale:
+			return errStale
+		default:
+		}
+		m.steps.Add(1)
+		return nil
+	}
+	trained, err := m.cfg.Trainer.Train(ctx, job.Base.Template, job.Start, t)
+	if errors.Is(err, errStale) {
+		m.stale.Add(uint64(steps))
+	}
+	return trained, err
+}
+
+// win runs the winning trial once more, which gives the early roots and catches a machine that computes wrongly, and
+// submits the block.
+func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, trial nn.Trial, first *nn.Trained) error {
+	trial.EarlyRoots = true
+	again, err := m.train(ctx, job, trial)
+	if err != nil && !errors.Is(err, nn.ErrNotFinite) {
+		return err
+	}
+	if err != nil || again.Root != first.Root || again.LogitsDigest != first.LogitsDigest {
+		m.faults.Add(1)
+		m.cfg.Log.Error("training the same trial twice gave two results: this machine computes wrongly; check memory, overclocking and temperature",
+			zap.Uint64("height", claim.Height))
+		return nil
+	}
+	loss, _, err := m.cfg.Trainer.Evaluate(ctx, job.Base.Template, again.State, chain.EvaluationSplit)
+	if errors.Is(err, nn.ErrNotFinite) {
+		return nil // no valid block can say so
+	}
+	if err != nil {
+		return err
+	}
+	x := &chain.Execution{
+		Steps: trial.Steps, EarlyRoots: again.EarlyRoots, Complete: true,
+		LogitsDigest: again.LogitsDigest, TrainedRoot: again.Root, LossAfter: math.Float32bits(loss),
+	}
+	b := chain.NewBlock(claim, job.Base, x)
+	if err := m.cfg.Chain.Submit(ctx, b, x, again.State); err != nil {
+		if chain.VerdictOf(err) == chain.Invalid {
+			return err
+		}
+		m.cfg.Log.Warn("mined block was not taken", zap.Uint64("height", b.Height), zap.Error(err))
+		return nil
+	}
+	if b.Advances() {
+		m.advancing.Add(1)
+	} else {
+		m.keeping.Add(1)
+	}
+	return nil
+}
+
+// report logs the rate until done is closed.
+func (m *Miner) report(done <-chan struct{}) {
+	tick := time.NewTicker(m.cfg.ReportEvery)
+	defer tick.Stop()
+	last, at := m.Stats(), time.Now()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		s, now := m.Stats(), time.Now()
+		m.cfg.Log.Info("mining rate",
+			zap.Float64("steps_per_s", math.Round(float64(s.Steps-last.Steps)/now.Sub(at).Seconds()*10)/10),
+			zap.Uint64("trials", s.Trials), zap.Uint64("winning_tickets", s.Wins),
+			zap.Uint64("blocks_advancing", s.Advancing), zap.Uint64("blocks_keeping", s.Keeping),
+			zap.Uint64("stale_steps", s.StaleSteps))
+		last, at = s, now
+	}
+}

@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"go.uber.org/zap"
+)
+
+func lossOf(s chain.State) float32 { return math.Float32frombits(s.Loss) }
+
+func round(x float64) float64 { return math.Round(x*10) / 10 }
+
+func blockFields(b *chain.Block) []zap.Field {
+	return []zap.Field{
+		zap.Uint64("height", b.Height), zap.Stringer("block_id", b.Header.ID()), zap.Stringer("parent_id", b.Parent),
+		zap.Float32("loss_before", math.Float32frombits(b.LossBefore)), zap.Float32("loss_after", math.Float32frombits(b.LossAfter)),
+		zap.Bool("advances", b.Advances()),
+	}
+}
+
+// settled is told of every block that was judged: it logs the outcome once and passes valid blocks on to the peers.
+func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time.Duration, err error) {
+	fields := append(blockFields(b), zap.Duration("elapsed", took))
+	if from != ours {
+		fields = append(fields, zap.String("peer_id", string(from)))
+	}
+	for _, v := range added.Verified { // also where a later block of the branch was refused
+		f := append(blockFields(v.Block), zap.Duration("elapsed", took), zap.Stringer("difficulty", v.Block.Difficulty))
+		if from == ours {
+			n.log.Info("block mined", f...)
+		} else {
+			n.log.Info("block accepted", append(f, zap.String("peer_id", string(from)), zap.Int("executed", added.Executed))...)
+		}
+		n.publish(v.Block)
+	}
+	switch {
+	case err == nil && added.Side:
+		n.log.Info("block kept beside the best chain", fields...)
+	case err == nil:
+	case chain.VerdictOf(err) == chain.Invalid:
+		logRefused(n.log, b, from, took, err)
+		n.peers.Blame(from, err)
+	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, context.Canceled):
+		n.log.Debug("block waits", append(fields, zap.Error(err))...)
+	case errors.Is(err, chain.ErrFinality):
+		n.log.Error("a branch with more work forks below the finality depth and is not adopted: if it is the right one, restart from it", append(fields, zap.Error(err))...)
+	default:
+		n.log.Error("block could not be judged: a fault of this machine", append(fields, zap.Error(err))...)
+	}
+	if added.Reverted > 0 {
+		n.log.Info("reorg", zap.Int("reverted", added.Reverted), zap.Uint64("height", b.Height), zap.Stringer("block_id", b.Header.ID()))
+	}
+}
+
+// logRefused names the rule that a block breaks, and the training step at which it shows.
+func logRefused(log *zap.Logger, b *chain.Block, from source, took time.Duration, err error) {
+	fields := append(blockFields(b), zap.String("peer_id", string(from)), zap.Duration("elapsed", took))
+	var inv *chain.InvalidError
+	if errors.As(err, &inv) {
+		fields = append(fields, zap.String("rule", string(inv.Kind)), zap.Int("step", inv.Step))
+	}
+	log.Warn("block refused", append(fields, zap.Error(err))...)
+}
+
+// publish passes a block on, unless it is so old that everybody has it: what a late joiner catches up with is no news.
+func (n *Node) publish(b *chain.Block) {
+	const news = 10 // intervals
+	if b.Time+news*n.cfg.Network.Interval > millis(n.cfg.Now()) {
+		n.peers.Publish(b)
+	}
+}
+
+// follow tells what becomes of the chain: the model's accuracy, tasks that end, own blocks that are lost.
+func (n *Node) follow(ctx context.Context) error {
+	last, changed := n.manager.Best()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+		var now chain.State
+		now, changed = n.manager.Best()
+		for last.ID != now.ID {
+			reverted, applied, err := n.manager.Changes(last.ID)
+			if err != nil {
+				return fmt.Errorf("following the chain: %w", err)
+			}
+			for _, v := range reverted {
+				if n.cfg.Mine && v.Block.Payout == n.cfg.Payout {
+					n.log.Info("mined block orphaned", zap.Uint64("height", v.State.Height), zap.Stringer("block_id", v.State.ID))
+				}
+			}
+			if len(applied) == 0 {
+				last = now
+				break
+			}
+			for _, v := range applied {
+				n.taskEvents(v)
+			}
+			last = applied[len(applied)-1].State
+		}
+		if err := n.reportModel(ctx, last); err != nil && ctx.Err() == nil {
+			n.log.Warn("the model could not be evaluated", zap.Error(err))
+		}
+	}
+}
+
+func (n *Node) taskEvents(v chain.Verified) {
+	if v.State.TaskBlocks == 1 && v.State.TaskNumber > 0 {
+		n.log.Info("task started", zap.Uint32("task", v.State.TaskNumber), zap.Uint64("height", v.State.Height),
+			zap.String("model", n.cfg.Network.Template(v.State.TaskNumber).Name))
+	}
+	if next, fresh := n.cfg.Network.NextTask(v.State); fresh {
+		n.log.Info("task finished", zap.Uint32("task", v.State.TaskNumber), zap.Uint32("next_task", next), zap.Uint64("height", v.State.Height),
+			zap.Uint32("blocks", v.State.TaskBlocks), zap.Float32("loss", lossOf(v.State)), zap.Stringer("model_root", v.State.ModelRoot))
+	}
+}
+
+// reportModel tells how good the model is on images that the rules never see.
+func (n *Node) reportModel(ctx context.Context, s chain.State) error {
+	if !s.Advanced {
+		return nil
+	}
+	model, err := n.manager.Model(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	template := int(s.TaskNumber) % len(n.cfg.Network.Templates)
+	loss, correct, err := n.checking.Evaluate(ctx, template, model, chain.TestSplit)
+	if err != nil {
+		return err
+	}
+	n.log.Info("model advanced", zap.Uint64("height", s.Height), zap.Float32("loss", lossOf(s)), zap.Float32("test_loss", loss),
+		zap.Float64("test_accuracy", float64(correct)/float64(n.checking.samples(template, chain.TestSplit))), zap.Stringer("model_root", s.ModelRoot))
+	return nil
+}

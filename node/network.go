@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/p2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+)
+
+// PeersConfig is how a node meets others.
+type PeersConfig struct {
+	Key         crypto.PrivKey
+	Listen      []string // multiaddresses; none is the default ports
+	Bootstrap   []string // multiaddresses with /p2p/ID
+	MDNS        bool
+	AddressBook string // file in which known peers are kept
+	Timing      p2p.Timing
+}
+
+// How long the miner waits for others.
+const (
+	catchUpPoll = 250 * time.Millisecond
+	firstPeer   = 10 * time.Second // after the start, where bootstrap peers are named
+	noProgress  = time.Minute      // with peers that claim more work and do not show it
+)
+
+// network is the node's libp2p side.
+type network struct {
+	service   *p2p.Service
+	chain     peerChain
+	log       *zap.Logger
+	bootstrap bool
+	waited    atomic.Bool // for the first peer
+}
+
+func openPeers(cfg Config, n *Node) (peers, error) {
+	c := peerChain{n.manager, n.verifier, cfg.Log.Named("p2p")}
+	p := cfg.Peers
+	s, err := p2p.New(p2p.Config{
+		Key: p.Key, Listen: p.Listen, Bootstrap: p.Bootstrap, MDNS: p.MDNS, AddressBook: p.AddressBook,
+		Network: cfg.Network.ID, NetworkName: cfg.Network.Name, Version: cfg.Version, Log: cfg.Log.Named("p2p"), Timing: p.Timing,
+	}, c)
+	if err != nil {
+		return nil, err
+	}
+	return &network{service: s, chain: c, log: cfg.Log.Named("p2p"), bootstrap: len(p.Bootstrap) > 0}, nil
+}
+
+// Run serves peers until ctx is done. Until the node has caught up for the first time, no finality applies.
+func (n *network) Run(ctx context.Context) error {
+	n.chain.manager.SetSyncing(true)
+	if err := n.service.Start(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if behind, _, known := n.service.Behind(); known > 0 && !behind {
+			n.chain.manager.SetSyncing(false)
+		}
+	}
+}
+
+func (n *network) Publish(b *chain.Block) {
+	if err := n.service.Publish(context.Background(), b); err != nil {
+		n.log.Warn("block could not be passed on; peers will ask for it", zap.Uint64("height", b.Height), zap.Error(err))
+	}
+}
+
+// CaughtUp waits while a peer has more work than we do, and after the start for a first peer to say what it has. Peers
+// that claim more and do not show it for a minute are not waited for.
+func (n *network) CaughtUp(ctx context.Context) error {
+	tick := time.NewTicker(catchUpPoll)
+	defer tick.Stop()
+	tip, _ := n.chain.manager.Best()
+	progress := time.Now()
+	said := false
+	for {
+		behind, best, known := n.service.Behind()
+		now, _ := n.chain.manager.Best()
+		if now.ID != tip.ID {
+			tip, progress = now, time.Now()
+		}
+		waited := time.Since(progress)
+		first := n.bootstrap && known == 0 && !n.waited.Load() && waited < firstPeer
+		if !first {
+			n.waited.Store(true)
+		}
+		if !behind && !first {
+			if said {
+				n.log.Info("mining goes on", zap.Uint64("height", now.Height))
+			}
+			return ctx.Err()
+		}
+		if behind && waited > noProgress {
+			n.log.Warn("peers claim a longer chain and do not show it: mining goes on without", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
+			return ctx.Err()
+		}
+		if behind && !said && waited > 2*time.Second {
+			said = true
+			n.log.Info("mining waits: a peer is ahead", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *network) Blame(from source, why error) {
+	if id, err := peer.Decode(string(from)); err == nil {
+		n.service.Blame(id, why)
+	}
+}
+
+func (n *network) Describe() []zap.Field {
+	var addrs []string
+	for _, a := range n.service.Addrs() {
+		addrs = append(addrs, a.String())
+	}
+	return []zap.Field{zap.Stringer("peer_id", n.service.ID()), zap.Strings("addrs", addrs)}
+}
+
+func (n *network) Close() error { return n.service.Close() }
+
+// peerChain is the chain as the network side sees it.
+type peerChain struct {
+	manager  *chain.Manager
+	verifier *verifier
+	log      *zap.Logger
+}
+
+func (c peerChain) Status() p2p.Status {
+	tip, _ := c.manager.Best()
+	return p2p.Status{Network: c.manager.Network().ID, Tip: tip.ID, Height: tip.Height, Work: tip.Work}
+}
+
+func (c peerChain) Offer(from peer.ID, b *chain.Block) error {
+	err := c.verifier.offer(source(from.String()), b)
+	if chain.VerdictOf(err) == chain.Invalid {
+		logRefused(c.log, b, source(from.String()), 0, err)
+	}
+	return err
+}
+
+func (c peerChain) Locator() []chain.Hash {
+	ids, err := c.manager.Locator()
+	if err != nil {
+		c.log.Error("the chain cannot be read", zap.Error(err))
+	}
+	return ids
+}
+
+func (c peerChain) After(locator []chain.Hash, most int) ([]*chain.Block, error) {
+	return c.manager.After(locator, most)
+}
+
+func (c peerChain) Ingest(ctx context.Context, from peer.ID, blocks []*chain.Block) (int, error) {
+	for i, b := range blocks {
+		if err := c.verifier.verify(ctx, b, source(from.String()), c.manager.Arrive(from.String())); err != nil {
+			return i, err
+		}
+	}
+	return len(blocks), nil
+}
+
+var _ p2p.Chain = peerChain{}

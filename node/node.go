@@ -1,0 +1,236 @@
+// Package node puts the parts of a minerd node together and owns their start and stop.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/miner"
+	"github.com/descentnet/minerd/nn"
+	"github.com/descentnet/minerd/store"
+	"go.uber.org/zap"
+)
+
+// Config of a Node.
+type Config struct {
+	Network    *chain.Network
+	DataDir    string // "" keeps everything in memory
+	DatasetDir string // folder of the IDX files of networks that need them
+	Mine       bool
+	Payout     chain.Address
+	Nonce      uint64 // first nonce of the miner; random
+	Threads    int    // that training and verifying use; 0 is all cores
+	Models     chain.ModelLimits
+	Peers      *PeersConfig // nil runs without a network
+	Version    string
+	Log        *zap.Logger
+	Now        func() time.Time
+	// Measure times this machine at the start and warns if it is slower than the network needs.
+	Measure bool
+	// ReportEvery is the time between the miner's rate lines.
+	ReportEvery time.Duration
+}
+
+// Node is a running node.
+type Node struct {
+	cfg      Config
+	log      *zap.Logger
+	store    closableStore
+	manager  *chain.Manager
+	checking *trainer // of the verifier
+	mining   *trainer
+	gate     gate
+	verifier *verifier
+	miner    *miner.Miner
+	peers    peers
+}
+
+type closableStore interface {
+	chain.Store
+	Close() error
+}
+
+// memoryStore is a store that goes with the process.
+type memoryStore struct{ *store.Memory }
+
+func (memoryStore) Close() error { return nil }
+
+// Open makes a node ready to run: it loads the data, opens the store and the network, and begins the chain if there is
+// none. What it opened, Close closes.
+func Open(ctx context.Context, cfg Config) (n *Node, err error) {
+	if cfg.Threads <= 0 {
+		cfg.Threads = runtime.GOMAXPROCS(0)
+	}
+	n = &Node{cfg: cfg, log: cfg.Log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	data, err := loadData(cfg.Network, cfg.DatasetDir)
+	if err != nil {
+		return n, err
+	}
+	if cfg.DataDir == "" {
+		n.store = memoryStore{store.NewMemory()}
+	} else {
+		s, err := store.Open(cfg.DataDir, store.Options{Network: cfg.Network.ID, NetworkName: cfg.Network.Name, Logger: cfg.Log.Named("store")})
+		if err != nil {
+			return n, err
+		}
+		n.store = s
+	}
+	n.checking = newTrainer(cfg.Network, data, cfg.Threads)
+	n.mining = newTrainer(cfg.Network, data, cfg.Threads)
+	if n.manager, err = chain.OpenManager(ctx, cfg.Network, n.store, n.checking, cfg.Models); err != nil {
+		return n, fmt.Errorf("opening the chain: %w", err)
+	}
+	n.verifier = &verifier{
+		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled,
+		held: map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
+	}
+	n.peers = alone{}
+	if cfg.Peers != nil {
+		if n.peers, err = openPeers(cfg, n); err != nil {
+			return n, err
+		}
+	}
+	if cfg.Mine {
+		n.miner = miner.New(miner.Config{
+			Network: cfg.Network, Chain: mineable{n}, Trainer: n.mining, Payout: cfg.Payout, Nonce: cfg.Nonce,
+			Now: cfg.Now, ReportEvery: cfg.ReportEvery, Log: cfg.Log.Named("miner"),
+		})
+	}
+	return n, nil
+}
+
+// Manager is the node's chain.
+func (n *Node) Manager() *chain.Manager { return n.manager }
+
+// Run runs the node until ctx is done, or until a part of it fails for good.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	part := func(name string, run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	defer cancel(nil)
+	n.started()
+	if n.cfg.Measure {
+		if err := n.measure(ctx); err != nil {
+			return err
+		}
+	}
+	part("verifier", func(ctx context.Context) error { n.verifier.run(ctx); return nil })
+	part("follower", n.follow)
+	part("peers", n.peers.Run)
+	if n.miner != nil {
+		n.log.Info("mining", zap.String("engine", n.engineName()), zap.Int("threads", n.cfg.Threads), zap.Stringer("payout", n.cfg.Payout))
+		part("miner", n.miner.Run)
+	}
+	<-ctx.Done()
+	n.log.Info("shutting down")
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Close ends what Open began. It may be called on a node whose Open failed.
+func (n *Node) Close() error {
+	var errs []error
+	if n.peers != nil {
+		errs = append(errs, n.peers.Close())
+	}
+	if n.mining != nil {
+		n.mining.Close()
+	}
+	if n.checking != nil {
+		n.checking.Close()
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) engineName() string {
+	name, err := n.mining.name(0)
+	if err != nil {
+		return err.Error()
+	}
+	return name
+}
+
+func (n *Node) started() {
+	tip, _ := n.manager.Best()
+	fields := []zap.Field{
+		zap.String("version", n.cfg.Version), zap.String("network", n.cfg.Network.Name), zap.Stringer("network_id", n.cfg.Network.ID),
+		zap.Uint64("height", tip.Height), zap.Stringer("block_id", tip.ID), zap.Uint32("task", tip.TaskNumber), zap.Float32("loss", lossOf(tip)),
+	}
+	if n.cfg.DataDir != "" {
+		dir, err := filepath.Abs(n.cfg.DataDir)
+		if err != nil {
+			dir = n.cfg.DataDir
+		}
+		fields = append(fields, zap.String("data_dir", dir))
+	}
+	n.log.Info("node started", append(fields, n.peers.Describe()...)...)
+}
+
+// measure warns where this machine is slower than what the network counts on.
+func (n *Node) measure(ctx context.Context) error {
+	rate, steps, err := n.checking.measure(ctx, 0)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("timing this machine: %w", err)
+	}
+	need := float64(n.cfg.Network.VerifyRate)
+	fields := []zap.Field{
+		zap.String("engine", n.engineName()), zap.Float64("steps_per_s", round(steps)),
+		zap.Float64("rate", round(rate)), zap.Float64("verify_rate", need),
+	}
+	if rate < need {
+		n.log.Warn("this machine is slower than the network's verify_rate: it may not keep up with the chain", fields...)
+	} else {
+		n.log.Info("this machine is fast enough to verify", fields...)
+	}
+	return nil
+}
+
+// mineable is the node as its miner sees it.
+type mineable struct{ n *Node }
+
+func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
+	return m.n.manager.NewJob(ctx, now)
+}
+
+func (m mineable) StandBack(ctx context.Context) error { return m.n.gate.wait(ctx) }
+
+func (m mineable) Ready(ctx context.Context) error { return m.n.peers.CaughtUp(ctx) }
+
+// Submit takes our own block: it was just run twice, so nothing is run again.
+func (m mineable) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) error {
+	n := m.n
+	n.manager.Remember(b.Claim.ID(), x, trained)
+	now := n.cfg.Now()
+	added, err := n.manager.Add(ctx, b, millis(now), n.manager.Arrive(""), nil)
+	if err != nil {
+		return err
+	}
+	n.settled(b, ours, added, n.cfg.Now().Sub(now), nil)
+	return nil
+}
