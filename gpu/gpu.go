@@ -18,4 +18,4 @@ type Error string
 func (e Error) Error() string { return string(e) }
 
 // ErrNotBuilt is the answer of a binary that has no CUDA in it.
-const ErrNotBuilt = Error("built without CUDA: build with -tags cuda")
+const ErrNotBuilt = Error("built without CUDA: this version trains on the CPU alone")

@@ -81,10 +81,7 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 	switch f.device {
 	case "cpu":
 	case "cuda":
-		if _, err := gpu.Devices(); err != nil {
-			return fmt.Errorf("--device cuda: %w", err)
-		}
-		return errors.New("--device cuda: this version trains on the CPU only")
+		return fmt.Errorf("--device cuda: %w", gpu.ErrNotBuilt)
 	default:
 		return fmt.Errorf("--device %q: there are cpu and cuda", f.device)
 	}

@@ -1,5 +1,3 @@
-//go:build !cuda
-
 package gpu
 
 // Devices returns the CUDA devices of this machine in the driver's order. This
