@@ -27,8 +27,10 @@ type Trainer interface {
 // Execution is what training a claim really gives. One that ended at a difference is not complete: it has the early
 // roots that were reached, and nothing else.
 type Execution struct {
+	Steps        int // of the trial
 	EarlyRoots   []Hash
 	Complete     bool
+	Fault        *InvalidError // training it gives values that are not finite: no block of this claim is valid
 	LogitsDigest Hash
 	TrainedRoot  Hash
 	LossAfter    uint32 // binary32 bits
@@ -51,21 +53,23 @@ func (n *Network) Execute(ctx context.Context, tr Trainer, template int, start *
 	t := n.Trial(template, b.Claim.ID())
 	t.EarlyRoots = true
 	t.OnStep = onStep
-	x := &Execution{}
+	x := &Execution{Steps: t.Steps}
 	t.OnRoot = func(step int, root Hash) error {
 		x.EarlyRoots = append(x.EarlyRoots, root)
 		return n.CheckExecution(b, x)
 	}
 	trained, err := tr.Train(ctx, template, start, t)
 	if errors.Is(err, nn.ErrNotFinite) {
-		err = &InvalidError{Kind: ErrDiverged, Got: err.Error()}
+		x.Fault = &InvalidError{Kind: ErrDiverged, Got: err.Error()}
+		return x, nil, x.Fault
 	}
 	if err != nil {
 		return x, nil, err
 	}
 	loss, _, err := tr.Evaluate(ctx, template, trained.State, EvaluationSplit)
 	if errors.Is(err, nn.ErrNotFinite) {
-		err = &InvalidError{Kind: ErrDiverged, Step: t.Steps, Got: err.Error()}
+		x.Fault = &InvalidError{Kind: ErrDiverged, Step: t.Steps, Got: err.Error()}
+		return x, nil, x.Fault
 	}
 	if err != nil {
 		return x, nil, err
@@ -81,16 +85,22 @@ func (n *Network) CheckExecution(b *Block, x *Execution) error {
 			return &InvalidError{Kind: ErrEarlyRoot, Step: 1 << i, Got: b.EarlyRoots[i].Short(), Want: root.Short()}
 		}
 	}
+	if x.Fault != nil {
+		return x.Fault
+	}
 	if !x.Complete {
 		return nil
 	}
+	fault := func(k Kind, got, want string) error {
+		return &InvalidError{Kind: k, Step: x.Steps, Got: got, Want: want}
+	}
 	switch {
 	case b.TrainedRoot != x.TrainedRoot:
-		return invalid(ErrTrainedRoot, b.TrainedRoot.Short(), x.TrainedRoot.Short())
+		return fault(ErrTrainedRoot, b.TrainedRoot.Short(), x.TrainedRoot.Short())
 	case b.LogitsDigest != x.LogitsDigest:
-		return invalid(ErrLogitsDigest, b.LogitsDigest.Short(), x.LogitsDigest.Short())
+		return fault(ErrLogitsDigest, b.LogitsDigest.Short(), x.LogitsDigest.Short())
 	case b.LossAfter != x.LossAfter:
-		return invalid(ErrLossAfter, lossText(b.LossAfter), lossText(x.LossAfter))
+		return fault(ErrLossAfter, lossText(b.LossAfter), lossText(x.LossAfter))
 	}
 	return nil
 }

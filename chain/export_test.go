@@ -7,11 +7,10 @@ var (
 	MaxDifficulty    = maxDifficulty
 )
 
-// MaxBlockBytes, MaxSide and CachedModels are the limits of the same names.
+// MaxBlockBytes and MaxSide are the limits of the same names.
 const (
 	MaxBlockBytes = maxBlockBytes
 	MaxSide       = maxSide
-	CachedModels  = cachedModels
 )
 
 // Encode is the spec's canonical encoding.

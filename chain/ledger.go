@@ -122,14 +122,16 @@ func set(n *ledgerNode, a Address, acc Account, depth int) *ledgerNode {
 	return newInner(left, right)
 }
 
-// Apply makes the changes: After where forward, Before where not.
+// Apply makes the changes in order, or where not forward undoes them, the last one first.
 func (l Ledger) Apply(changes []AccountChange, forward bool) Ledger {
-	for _, c := range changes {
-		if forward {
+	if forward {
+		for _, c := range changes {
 			l = l.Set(c.Address, c.After)
-		} else {
-			l = l.Set(c.Address, c.Before)
 		}
+		return l
+	}
+	for i := len(changes) - 1; i >= 0; i-- {
+		l = l.Set(changes[i].Address, changes[i].Before)
 	}
 	return l
 }

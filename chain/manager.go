@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,11 +15,9 @@ import (
 var ErrSideFull = errors.New("too many blocks that are not on the best chain")
 
 const (
-	// maxSide bounds the unverified blocks that are kept: 2,048 of at most 60 KiB are 120 MiB at worst, some 2 MiB
+	// maxSide bounds the unverified blocks that are kept: 4,096 of at most 60 KiB are 240 MiB at worst, some 4 MiB
 	// without transactions.
-	maxSide = 2048
-	// sideWindow is how far below the tip unverified blocks are kept.
-	sideWindow = 256
+	maxSide = 4096
 	// maxExecuted bounds the memory of executions; one is some 500 bytes.
 	maxExecuted = 4096
 )
@@ -48,7 +47,13 @@ type pendingBlock struct {
 	base    Base
 	claimed Verified // what is true after it, if it is valid
 	ledger  Ledger
-	arrival uint64
+	arrival Arrival
+}
+
+// Arrival says when a block came in, and from whom.
+type Arrival struct {
+	Number uint64 // from Arrive
+	From   string // peer, "" for our own
 }
 
 // Added says what became of a block.
@@ -58,6 +63,9 @@ type Added struct {
 	State    State // after the block
 	Reverted int   // blocks that left the best chain for it
 	Executed int   // blocks whose training was run again
+	// Verified are the blocks that this call found valid, oldest first: the block, and before it those that it stands
+	// on and that were not executed until now.
+	Verified []Verified
 }
 
 // OpenManager reads the best chain from the store, or begins it with genesis.
@@ -109,7 +117,7 @@ func (m *Manager) Network() *Network { return m.net }
 
 // Arrive numbers the blocks in the order in which they came in; of two chains with equal work the one that came in
 // first is best, whichever was verified first.
-func (m *Manager) Arrive() uint64 { return m.arrived.Add(1) }
+func (m *Manager) Arrive(from string) Arrival { return Arrival{m.arrived.Add(1), from} }
 
 // SetSyncing says whether the node is catching up: then no finality applies.
 func (m *Manager) SetSyncing(on bool) { m.syncing.Store(on) }
@@ -169,38 +177,44 @@ func (m *Manager) Model(ctx context.Context, id Hash) (*nn.State, error) {
 }
 
 // Precheck makes the checks of a block that cost little: form, known faults, and all rules up to the training where
-// its parent is verified. It keeps nothing. now is the local clock in Unix milliseconds.
+// its parent is known. It keeps nothing. known says that there is nothing to do. now is the local clock in Unix
+// milliseconds.
 func (m *Manager) Precheck(b *Block, now uint64) (known bool, err error) {
-	if err := m.net.CheckForm(b); err != nil {
-		return false, err
-	}
-	if b.Time > now+m.net.MaxFuture {
-		return false, fmt.Errorf("%w: %d ms ahead, allowed are %d", ErrFuture, b.Time-now, m.net.MaxFuture)
-	}
 	id := b.Header.ID()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.pending[id] != nil {
-		return true, nil
-	}
 	if known, err := m.judged(id); known || err != nil {
 		return known, err
 	}
-	parent, err := m.parentOf(b)
-	if errors.Is(err, errNeedsStart) {
-		return false, nil // its task's start is not worked out yet: that is for Add
-	}
-	if err != nil {
+	if err := m.checkForm(b, now); err != nil {
 		return false, err
 	}
-	return false, m.checkContext(parent, b)
+	if p := m.pending[id]; p != nil {
+		return !m.better(p.claimed.State, p.arrival), nil
+	}
+	_, err = m.check(b)
+	if errors.Is(err, errNeedsStart) {
+		err = nil // its task's start is not worked out yet: that is for Add
+	}
+	return false, err
 }
 
-// judged says whether the block is verified (known) or remembered as invalid (its fault).
+func (m *Manager) checkForm(b *Block, now uint64) error {
+	if err := m.net.CheckForm(b); err != nil {
+		return err
+	}
+	if b.Time > now+m.net.MaxFuture {
+		return fmt.Errorf("%w: %d ms ahead, allowed are %d", ErrFuture, b.Time-now, m.net.MaxFuture)
+	}
+	return nil
+}
+
+// judged says whether the block is on the best chain, or verified and no better (known), or remembered as invalid (its
+// fault).
 func (m *Manager) judged(id Hash) (known bool, err error) {
-	_, err = m.store.Verified(id)
+	v, err := m.store.Verified(id)
 	if err == nil {
-		return true, nil
+		return v.State.Work.Cmp(m.best.Work) <= 0, nil
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return false, err
@@ -215,50 +229,63 @@ func (m *Manager) judged(id Hash) (known bool, err error) {
 	return false, nil
 }
 
-// parentLink is what is known of a block's parent.
-type parentLink struct {
-	state  State
-	ledger Ledger
-	base   Base // of its children
-}
-
 // errNeedsStart says that a task's start must be worked out first, which takes an evaluation.
 var errNeedsStart = errors.New("start of the task is not known yet")
 
-func (m *Manager) parentOf(b *Block) (l parentLink, err error) {
+// check holds a block of good form against its parent, all rules up to the training, and against what is remembered of
+// its claim's training. What costs more comes last: the ledger after a parent far from the tip.
+func (m *Manager) check(b *Block) (*pendingBlock, error) {
+	var parent State
+	var ledger func() (Ledger, error)
 	if p := m.pending[b.Parent]; p != nil {
-		l.state, l.ledger = p.claimed.State, p.ledger
+		parent, ledger = p.claimed.State, func() (Ledger, error) { return p.ledger, nil }
 	} else {
 		v, err := m.store.Verified(b.Parent)
 		if errors.Is(err, ErrNotFound) {
 			if fault, err := m.store.Invalid(b.Parent); err == nil {
-				return l, &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", b.Parent.Short(), fault)}
+				return nil, &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", b.Parent.Short(), fault)}
 			}
-			return l, fmt.Errorf("%w: %s", ErrOrphan, b.Parent.Short())
+			return nil, fmt.Errorf("%w: %s", ErrOrphan, b.Parent.Short())
 		}
 		if err != nil {
-			return l, err
+			return nil, err
 		}
-		l.state = v.State
-		if l.ledger, err = m.ledgerAfter(v); err != nil {
-			return l, err
-		}
+		parent, ledger = v.State, func() (Ledger, error) { return m.ledgerAfter(v) }
 	}
-	l.base, err = m.net.Base(l.state, func(task uint32) (TaskStart, error) {
+	task, _ := m.net.NextTask(parent)
+	base, err := m.net.Base(parent, func(uint32) (TaskStart, error) {
 		s, err := m.store.TaskStart(task)
 		if errors.Is(err, ErrNotFound) {
-			err = errNeedsStart
+			err = fmt.Errorf("%w: task %d", errNeedsStart, task)
 		}
 		return s, err
 	})
-	return l, err
-}
-
-func (m *Manager) checkContext(l parentLink, b *Block) error {
-	if err := m.net.CheckClaim(l.state, l.base, l.ledger, b); err != nil {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	return m.net.CheckOutcome(l.base, b)
+	if err := m.net.CheckClaim(parent, base, b); err != nil {
+		return nil, err
+	}
+	if err := m.net.CheckOutcome(base, b); err != nil {
+		return nil, err
+	}
+	if x := m.executed.get(b.Claim.ID()); x != nil {
+		if err := m.net.CheckExecution(b, x); err != nil {
+			return nil, err
+		}
+	}
+	if parent.Height+uint64(m.net.FinalityDepth)+maxSide < m.best.Height && !m.syncing.Load() {
+		return nil, fmt.Errorf("%w: its parent is at height %d", ErrFinality, parent.Height)
+	}
+	before, err := ledger()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.net.CheckLedger(before, b); err != nil {
+		return nil, err
+	}
+	next, changes := m.net.Apply(parent, base, before, b)
+	return &pendingBlock{block: b, base: base, claimed: Verified{b, next, changes}, ledger: before.Apply(changes, true)}, nil
 }
 
 // ledgerAfter is the ledger after a verified block: the best one, with what lies between undone and done.
@@ -299,10 +326,86 @@ func (m *Manager) branch(v Verified) (branch []Verified, fork Verified, err erro
 			return nil, v, err
 		}
 	}
-	for i, j := 0, len(branch)-1; i < j; i, j = i+1, j-1 {
-		branch[i], branch[j] = branch[j], branch[i]
-	}
+	slices.Reverse(branch)
 	return branch, v, nil
+}
+
+// maxChanges bounds what Changes gives at a time.
+const maxChanges = 256
+
+// Changes says how the best chain came from a former tip to now: the blocks that left it, newest first, then those that
+// joined it, oldest first, at most maxChanges of these. Whoever follows the chain asks again from the last block it
+// was given.
+func (m *Manager) Changes(since Hash) (reverted, applied []Verified, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, err := m.store.Verified(since)
+	if err != nil {
+		return nil, nil, err
+	}
+	branch, fork, err := m.branch(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.Reverse(branch)
+	for h := fork.State.Height + 1; h <= m.best.Height && len(applied) < maxChanges; h++ {
+		v, err := m.at(h)
+		if err != nil {
+			return nil, nil, err
+		}
+		applied = append(applied, v)
+	}
+	return branch, applied, nil
+}
+
+// Locator lists ids of the best chain from the tip back, with steps that double after the first ten, down to genesis.
+func (m *Manager) Locator() ([]Hash, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []Hash
+	step := uint64(1)
+	for h := m.best.Height; ; h -= min(step, h) {
+		id, err := m.store.BlockID(h)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+		if h == 0 {
+			return ids, nil
+		}
+		if len(ids) >= 10 {
+			step *= 2
+		}
+	}
+}
+
+// After gives up to most blocks of the best chain that follow the first id of a locator that is on it.
+func (m *Manager) After(locator []Hash, most int) ([]*Block, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	height := uint64(0) // genesis is common to all of a network
+	for _, id := range locator {
+		v, err := m.store.Verified(id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if on, err := m.store.BlockID(v.State.Height); err == nil && on == id {
+			height = v.State.Height
+			break
+		}
+	}
+	var blocks []*Block
+	for h := height + 1; h <= m.best.Height && len(blocks) < most; h++ {
+		v, err := m.at(h)
+		if err != nil {
+			return nil, err
+		}
+		blocks = append(blocks, v.Block)
+	}
+	return blocks, nil
 }
 
 func (m *Manager) at(height uint64) (Verified, error) {
@@ -319,57 +422,75 @@ func (m *Manager) at(height uint64) (Verified, error) {
 //
 // The error is an InvalidError, a reason why the block is not judged (ErrOrphan, ErrFuture, ErrFinality, ErrSideFull),
 // or a local fault; VerdictOf tells them apart.
-func (m *Manager) Add(ctx context.Context, b *Block, now, arrival uint64, onStep func(int) error) (Added, error) {
-	if err := m.net.CheckForm(b); err != nil {
-		return Added{}, m.remember(b, err)
-	}
-	if b.Time > now+m.net.MaxFuture {
-		return Added{}, fmt.Errorf("%w: %d ms ahead, allowed are %d", ErrFuture, b.Time-now, m.net.MaxFuture)
-	}
-	p, known, err := m.link(ctx, b, arrival)
+func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival, onStep func(int) error) (added Added, err error) {
+	p, known, err := m.link(ctx, b, now, arrival)
 	if err != nil {
-		return Added{}, m.remember(b, err)
+		return added, m.remember(b, err)
 	}
 	if known {
 		return Added{Known: true}, nil
 	}
-	var added Added
 	for {
-		m.mu.Lock()
-		better := m.better(p)
-		var path []*pendingBlock
-		if better {
-			path, err = m.unverified(p)
-		}
-		if err == nil && better && len(path) == 0 {
-			added.Reverted, err = m.adopt(p)
-			added.State = p.claimed.State
-			m.mu.Unlock()
-			if err == nil {
-				m.models.retain(added.State)
-			}
-			return added, err
-		}
-		m.mu.Unlock()
+		next, done, err := m.advance(p, &added)
 		if err != nil {
 			return added, err
 		}
-		if !better {
-			added.Side, added.State = true, p.claimed.State
+		if done {
+			if !added.Known && !added.Side {
+				m.models.retain(added.State)
+			}
 			return added, nil
 		}
-		ran, err := m.verify(ctx, path[0], onStep)
+		ran, err := m.verify(ctx, next, onStep)
 		if ran {
 			added.Executed++
 		}
 		if err != nil {
-			m.drop(path[0], err)
-			if path[0] != p && VerdictOf(err) == Invalid {
-				err = &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("height %d: %v", path[0].block.Height, err)}
+			m.drop(next, err)
+			if next != p && VerdictOf(err) == Invalid {
+				err = &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("height %d: %v", next.block.Height, err)}
 			}
 			return added, err
 		}
+		added.Verified = append(added.Verified, next.claimed)
 	}
+}
+
+// advance gives the next block that must be verified before p can be the tip; where there is none, it makes p the tip
+// or leaves it beside, and is done.
+func (m *Manager) advance(p *pendingBlock, added *Added) (next *pendingBlock, done bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id, better := p.claimed.State.ID, m.better(p.claimed.State, p.arrival)
+	if m.pending[id] != p { // another call has judged it meanwhile, or it had to make room
+		_, err := m.store.Verified(id)
+		if errors.Is(err, ErrNotFound) {
+			if _, err = m.judged(id); err == nil {
+				err = ErrSideFull
+			}
+		}
+		if err != nil {
+			return nil, true, err
+		}
+		if !better {
+			added.Known = true
+			return nil, true, nil
+		}
+	}
+	added.State = p.claimed.State
+	if !better {
+		added.Side = true
+		return nil, true, nil
+	}
+	path, err := m.unverified(p)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(path) > 0 {
+		return path[0], false, nil
+	}
+	added.Reverted, err = m.adopt(p.claimed.State.ID, p.arrival)
+	return nil, true, err
 }
 
 // remember keeps a fault that the header proves.
@@ -383,47 +504,94 @@ func (m *Manager) remember(b *Block, err error) error {
 	return err
 }
 
-// link checks the block against its parent and keeps it as pending.
-func (m *Manager) link(ctx context.Context, b *Block, arrival uint64) (p *pendingBlock, known bool, err error) {
+// link checks the block and keeps it as pending.
+func (m *Manager) link(ctx context.Context, b *Block, now uint64, arrival Arrival) (p *pendingBlock, known bool, err error) {
 	id := b.Header.ID()
 	for {
-		m.mu.Lock()
-		if p := m.pending[id]; p != nil {
-			m.mu.Unlock()
-			return p, false, nil
-		}
-		if known, err := m.judged(id); known || err != nil {
-			m.mu.Unlock()
-			return nil, known, err
-		}
-		l, err := m.parentOf(b)
+		p, known, err := m.tryLink(b, id, now, arrival)
 		if !errors.Is(err, errNeedsStart) {
-			if err == nil {
-				err = m.checkContext(l, b)
-			}
-			if err == nil && len(m.pending) >= maxSide {
-				err = ErrSideFull
-			}
-			if err == nil {
-				next, changes := m.net.Apply(l.state, l.base, l.ledger, b)
-				p = &pendingBlock{b, l.base, Verified{b, next, changes}, l.ledger.Apply(changes, true), arrival}
-				m.pending[id] = p
-			}
-			m.mu.Unlock()
-			return p, false, err
+			return p, known, err
 		}
-		task, _ := m.net.NextTask(l.state)
-		m.mu.Unlock()
+		parent, err := m.parentState(b.Parent)
+		if err != nil {
+			return nil, false, err
+		}
+		task, _ := m.net.NextTask(parent)
 		if _, err := m.models.taskStart(ctx, task); err != nil {
 			return nil, false, err
 		}
 	}
 }
 
-// better says whether p's chain is to be preferred to the best one.
-func (m *Manager) better(p *pendingBlock) bool {
-	c := p.claimed.State.Work.Cmp(m.best.Work)
-	return c > 0 || c == 0 && p.claimed.State.ID != m.best.ID && p.arrival < m.bestArrival
+func (m *Manager) parentState(id Hash) (State, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.pending[id]; p != nil {
+		return p.claimed.State, nil
+	}
+	v, err := m.store.Verified(id)
+	return v.State, err
+}
+
+func (m *Manager) tryLink(b *Block, id Hash, now uint64, arrival Arrival) (p *pendingBlock, known bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known, err := m.judged(id); known || err != nil {
+		return nil, known, err
+	}
+	if err := m.checkForm(b, now); err != nil {
+		return nil, false, err
+	}
+	if p := m.pending[id]; p != nil {
+		return p, false, nil
+	}
+	if p, err = m.check(b); err != nil {
+		return nil, false, err
+	}
+	p.arrival = arrival
+	if err := m.makeRoom(p); err != nil {
+		return nil, false, err
+	}
+	m.pending[id] = p
+	return p, false, nil
+}
+
+// makeRoom keeps the number of pending blocks bounded. A block whose chain would be the best always finds room; the
+// others share what there is: the sender of the most blocks gives up the one that claims least.
+func (m *Manager) makeRoom(p *pendingBlock) error {
+	if len(m.pending) < maxSide {
+		return nil
+	}
+	count := map[string]int{}
+	parents := map[Hash]bool{p.block.Parent: true}
+	for _, q := range m.pending {
+		count[q.arrival.From]++
+		parents[q.block.Parent] = true
+	}
+	most := 0
+	for _, n := range count {
+		most = max(most, n)
+	}
+	if count[p.arrival.From] == most && !m.better(p.claimed.State, p.arrival) {
+		return ErrSideFull
+	}
+	var victim *pendingBlock
+	for id, q := range m.pending {
+		if count[q.arrival.From] == most && !parents[id] && (victim == nil || q.claimed.State.Work.Cmp(victim.claimed.State.Work) < 0) {
+			victim = q
+		}
+	}
+	if victim == nil {
+		return ErrSideFull
+	}
+	delete(m.pending, victim.claimed.State.ID)
+	return nil
+}
+
+// better says whether a chain that ends in s is to be preferred to the best one.
+func (m *Manager) better(s State, arrival Arrival) bool {
+	c := s.Work.Cmp(m.best.Work)
+	return c > 0 || c == 0 && s.ID != m.best.ID && arrival.Number < m.bestArrival
 }
 
 // unverified is the path of pending ancestors of p and p itself that are not verified, oldest first; ErrFinality where
@@ -443,10 +611,11 @@ func (m *Manager) unverified(p *pendingBlock) ([]*pendingBlock, error) {
 		}
 		q = parent
 	}
-	for i, j := 0, len(path)-1; i < j; i, j = i+1, j-1 {
-		path[i], path[j] = path[j], path[i]
-	}
+	slices.Reverse(path)
 	v, err := m.store.Verified(q.block.Parent)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s, below a block that was kept", ErrOrphan, q.block.Parent.Short())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -475,16 +644,14 @@ func (m *Manager) verify(ctx context.Context, p *pendingBlock, onStep func(int) 
 			return false, err
 		}
 	}
-	if x == nil || !x.Complete {
+	if x == nil || !x.Complete { // a remembered fault was returned above
 		start, err := m.models.start(ctx, p.block.Parent, p.base)
 		if err != nil {
 			return false, err
 		}
 		x, trained, err := m.net.Execute(ctx, m.trainer, p.base.Template, start, p.block, onStep)
 		m.mu.Lock()
-		if len(x.EarlyRoots) > 0 {
-			m.executed.put(claimID, x)
-		}
+		m.executed.put(claimID, x)
 		if x.Complete {
 			m.models.remember(x.TrainedRoot, trained)
 		}
@@ -519,15 +686,16 @@ func (m *Manager) drop(p *pendingBlock, err error) {
 		for child, q := range m.pending {
 			if q.block.Parent == id {
 				gone = append(gone, child)
+				_ = m.remember(q.block, &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", id.Short(), err)})
 			}
 		}
 	}
 }
 
-// adopt makes p, which is verified, the tip: blocks are disconnected down to the fork and connected up to p, each in a
+// adopt makes a verified block the tip: blocks are disconnected down to the fork and connected up to p, each in a
 // transaction of its own, so that a crash leaves a valid, shorter chain.
-func (m *Manager) adopt(p *pendingBlock) (reverted int, err error) {
-	v, err := m.store.Verified(p.claimed.State.ID)
+func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
+	v, err := m.store.Verified(id)
 	if err != nil {
 		return 0, err
 	}
@@ -561,9 +729,9 @@ func (m *Manager) adopt(p *pendingBlock) (reverted int, err error) {
 		}
 		m.best, m.ledger = b.State, m.ledger.Apply(b.Changes, true)
 	}
-	m.bestArrival = p.arrival
+	m.bestArrival = arrival.Number
 	for id, q := range m.pending {
-		if _, err := m.store.Verified(id); err == nil || q.block.Height+sideWindow < m.best.Height {
+		if _, err := m.store.Verified(id); err == nil || q.block.Height+uint64(m.net.FinalityDepth) < m.best.Height {
 			delete(m.pending, id)
 		}
 	}
@@ -585,7 +753,7 @@ func (e *executions) put(claim Hash, x *Execution) {
 	old := e.byClaim[claim]
 	if old == nil {
 		e.order = append(e.order, claim)
-	} else if old.Complete || len(old.EarlyRoots) > len(x.EarlyRoots) {
+	} else if old.Complete || old.Fault != nil || x.Fault == nil && !x.Complete && len(old.EarlyRoots) > len(x.EarlyRoots) {
 		return
 	}
 	e.byClaim[claim] = x

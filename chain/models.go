@@ -1,10 +1,12 @@
 package chain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/descentnet/minerd/nn"
@@ -12,7 +14,7 @@ import (
 
 // ModelLimits bounds the model states that are kept.
 type ModelLimits struct {
-	Recent   int   // distinct states kept, newest first
+	Recent   int   // distinct states kept, newest first, besides snapshots
 	MaxBytes int64 // of all kept files; fewer recent ones are kept where they would take more. 0 is no bound
 }
 
@@ -197,37 +199,33 @@ func (m *models) save(root Hash, height uint64) error {
 }
 
 // retain deletes model states that the limits do not keep: all but the newest, those in force at the heights of
-// snapshots down to the finality depth, and the tip's.
+// snapshots down to the finality depth, and the tip's. Where they take too many bytes, the oldest of the newest go.
 func (m *models) retain(tip State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var total int64
+	var list []StoredModel
 	for _, s := range m.stored {
 		total += s.Size
+		list = append(list, s)
 	}
-	over := func() bool {
-		return len(m.stored) > m.limits.Recent || m.limits.MaxBytes > 0 && total > m.limits.MaxBytes
-	}
-	if !over() {
+	large := func() bool { return m.limits.MaxBytes > 0 && total > m.limits.MaxBytes }
+	if len(list) <= m.limits.Recent && !large() {
 		return
 	}
 	keep := m.snapshots(tip)
 	keep[tip.ModelRoot] = true
-	for over() {
-		var oldest *StoredModel
-		for _, s := range m.stored {
-			if !keep[s.Root] && (oldest == nil || s.Height < oldest.Height) {
-				oldest = &s
-			}
+	slices.SortFunc(list, func(a, b StoredModel) int { return cmp.Compare(b.Height, a.Height) })
+	for i := len(list) - 1; i >= 0; i-- {
+		s := list[i]
+		if keep[s.Root] || i < m.limits.Recent && !large() {
+			continue
 		}
-		if oldest == nil {
-			return
-		}
-		if err := m.store.DeleteModel(oldest.Root); err != nil {
+		if err := m.store.DeleteModel(s.Root); err != nil {
 			return // it is tried again after the next block
 		}
-		delete(m.stored, oldest.Root)
-		total -= oldest.Size
+		delete(m.stored, s.Root)
+		total -= s.Size
 	}
 }
 

@@ -88,6 +88,7 @@ const (
 	minBatch      = 16
 	maxBatch      = 256
 	maxSamples    = 1 << 24
+	maxDrawn      = 1 << 20 // samples of a synthetic data set: 0.8 GB
 	maxNameLength = 64
 )
 
@@ -193,8 +194,12 @@ func (d DataSet) check() error {
 	if d.Kind != Synthetic && d.Seed != 0 {
 		return errors.New("only a synthetic data set has a seed")
 	}
-	if d.Count < 1 || d.Count > maxSamples {
-		return fmt.Errorf("%d samples, allowed are 1 to %d", d.Count, maxSamples)
+	most := uint32(maxSamples)
+	if d.Kind == Synthetic {
+		most = maxDrawn
+	}
+	if d.Count < 1 || d.Count > most {
+		return fmt.Errorf("%d samples, allowed are 1 to %d", d.Count, most)
 	}
 	splits := []Range{d.Train, d.Evaluation, d.Test}
 	for i, name := range []string{"train", "evaluation", "test"} {

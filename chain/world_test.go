@@ -46,8 +46,8 @@ func testSpec() chain.Spec {
 			Train: chain.Range{From: 0, To: 128}, Evaluation: chain.Range{From: 128, To: 192}, Test: chain.Range{From: 192, To: 256},
 		}},
 		Templates: []chain.Template{
-			{Name: "one", Data: "squares", TrialSteps: 64, Model: model(0.06)},
-			{Name: "two", Data: "squares", TrialSteps: 100, Model: model(0.1)},
+			{Name: "one", Data: "squares", TrialSteps: 64, Model: model(0.3)},
+			{Name: "two", Data: "squares", TrialSteps: 100, Model: model(0.4)},
 		},
 	}
 }
@@ -147,14 +147,6 @@ type link struct {
 
 func (l *link) id() chain.Hash { return l.state.ID }
 
-// fork is the ancestor n blocks below.
-func (l *link) fork(n int) *link {
-	for range n {
-		l = l.parent
-	}
-	return l
-}
-
 func (w *world) start(task uint32) (chain.TaskStart, error) {
 	s := w.ModelInit(task)
 	root, err := s.Root(1)
@@ -202,12 +194,12 @@ func (w *world) mine(parent *link, how how) *link {
 		how.after = w.Interval
 	}
 	c := w.NextClaim(parent.state, base, parent.ledger, parent.state.Time+how.after)
-	c.Payout = chain.Address{9}
+	c.Payout = chain.Address{9, byte(how.after), byte(c.Height)}
 	c.Nonce = how.nonce << 32
 	if how.claim != nil {
 		how.claim(&c)
 	}
-	for ; ; c.Nonce++ {
+	for first := c.Nonce; c.Nonce < first+10_000; c.Nonce++ {
 		trial := w.Trial(base.Template, c.ID())
 		trial.EarlyRoots = true
 		got, err := w.trainer.Train(ctx, base.Template, start, trial)
@@ -234,6 +226,8 @@ func (w *world) mine(parent *link, how how) *link {
 		s, changes := w.Apply(parent.state, base, parent.ledger, b)
 		return &link{b, s, parent.ledger.Apply(changes, true), model, base, parent}
 	}
+	w.t.Fatalf("no block at height %d in 10,000 trials", c.Height)
+	return nil
 }
 
 // chainOf mines n blocks on parent and gives them, oldest first.
