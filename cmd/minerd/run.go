@@ -44,7 +44,7 @@ func runCommand() *cobra.Command {
 	fs.StringVar(&f.payout, "payout", "", "address that rewards are paid to (default: that of payout.key in the data directory)")
 	fs.IntVar(&f.threads, "threads", 0, "threads that training and verifying use (default: all cores)")
 	fs.StringVar(&f.device, "device", "cpu", "what to train on: cpu or cuda")
-	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 4701, IPv4 and IPv6)")
+	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 27182, IPv4 and IPv6)")
 	fs.StringSliceVar(&f.bootstrap, "bootstrap", nil, "multiaddresses of peers to join, with /p2p/ID at the end")
 	fs.BoolVar(&f.mdns, "mdns", true, "find peers on the local network")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
