@@ -58,7 +58,7 @@ type Arrival struct {
 
 // Added says what became of a block.
 type Added struct {
-	Known    bool  // it was there already
+	Known    bool  // it was there already, and nothing has changed
 	Side     bool  // kept, but its chain claims no more work than the best one
 	State    State // after the block
 	Reverted int   // blocks that left the best chain for it
@@ -379,23 +379,14 @@ func (m *Manager) Locator() ([]Hash, error) {
 	}
 }
 
-// After gives up to most blocks of the best chain that follow the first id of a locator that is on it.
+// After gives up to most blocks of the best chain that follow the first id of a locator that is on it; ErrNotFound if
+// none is.
 func (m *Manager) After(locator []Hash, most int) ([]*Block, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	height := uint64(0) // genesis is common to all of a network
-	for _, id := range locator {
-		v, err := m.store.Verified(id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if on, err := m.store.BlockID(v.State.Height); err == nil && on == id {
-			height = v.State.Height
-			break
-		}
+	height, err := m.commonHeight(locator)
+	if err != nil {
+		return nil, err
 	}
 	var blocks []*Block
 	for h := height + 1; h <= m.best.Height && len(blocks) < most; h++ {
@@ -406,6 +397,22 @@ func (m *Manager) After(locator []Hash, most int) ([]*Block, error) {
 		blocks = append(blocks, v.Block)
 	}
 	return blocks, nil
+}
+
+func (m *Manager) commonHeight(locator []Hash) (uint64, error) {
+	for _, id := range locator {
+		v, err := m.store.Verified(id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if on, err := m.store.BlockID(v.State.Height); err == nil && on == id {
+			return v.State.Height, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: no id of the locator is on the best chain", ErrNotFound)
 }
 
 func (m *Manager) at(height uint64) (Verified, error) {
@@ -430,6 +437,7 @@ func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival
 	if known {
 		return Added{Known: true}, nil
 	}
+	seen := p.block != b // it came before and waits beside the best chain
 	for {
 		next, done, err := m.advance(p, &added)
 		if err != nil {
@@ -439,6 +447,7 @@ func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival
 			if !added.Known && !added.Side {
 				m.models.retain(added.State)
 			}
+			added.Known = added.Known || added.Side && seen
 			return added, nil
 		}
 		ran, err := m.verify(ctx, next, onStep)

@@ -699,8 +699,7 @@ func TestFollow(t *testing.T) {
 	}{
 		{old, 10, of(fast...)}, // the old tip knows the fork
 		{old, 2, of(fast[0], fast[1])},
-		{[]chain.Hash{{1}, {2}}, 1, of(base[0])},
-		{nil, 10, of(base[0], base[1], fast[0], fast[1], fast[2])},
+		{old[len(old)-1:], 1, of(base[0])}, // genesis alone
 		{of(fast[2]), 10, nil},
 	} {
 		blocks, err := n.After(c.locator, c.most)
@@ -710,6 +709,11 @@ func TestFollow(t *testing.T) {
 		}
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("after %v: %v, %v", c.locator, got, err)
+		}
+	}
+	for _, none := range [][]chain.Hash{nil, {{1}, {2}}} {
+		if _, err := n.After(none, 10); !errors.Is(err, chain.ErrNotFound) {
+			t.Errorf("after %v: %v", none, err)
 		}
 	}
 }

@@ -39,12 +39,11 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 		n.publish(v.Block)
 	}
 	switch {
-	case err == nil && added.Side:
+	case err == nil && added.Side && !added.Known:
 		n.log.Info("block kept beside the best chain", fields...)
 	case err == nil:
 	case chain.VerdictOf(err) == chain.Invalid:
 		logRefused(n.log, b, from, took, err)
-		n.peers.Blame(from, err)
 	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, context.Canceled):
 		n.log.Debug("block waits", append(fields, zap.Error(err))...)
 	case errors.Is(err, chain.ErrFinality):

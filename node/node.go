@@ -93,7 +93,8 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 	}
 	n.verifier = &verifier{
 		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled,
-		held: map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
+		blame: func(from source, why error) { n.peers.Blame(from, why) },
+		held:  map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
 	}
 	n.peers = alone{}
 	if cfg.Peers != nil {

@@ -42,6 +42,8 @@ type verifier struct {
 	gate    *gate
 	now     func() time.Time
 	log     *zap.Logger
+	// blame hears who sent an invalid block by gossip; what came by sync, sync holds against its peer itself.
+	blame func(from source, why error)
 	// settled hears of every block that was judged, on the goroutine that judged it.
 	settled func(b *chain.Block, from source, added chain.Added, took time.Duration, err error)
 
@@ -169,6 +171,9 @@ func (v *verifier) settle(ctx context.Context, q queued) {
 	err := v.verify(ctx, q.block, q.from, q.arrival)
 	if errors.Is(err, chain.ErrOrphan) || errors.Is(err, chain.ErrFuture) {
 		v.hold(q)
+	}
+	if chain.VerdictOf(err) == chain.Invalid {
+		v.blame(q.from, err)
 	}
 	if err == nil {
 		v.release()

@@ -115,7 +115,7 @@ func (s *Service) validate(_ context.Context, from peer.ID, m *pubsub.Message) p
 		fields = append(fields, zap.Uint64("height", b.Height), zap.String("block_id", id.String()))
 	}
 	if chain.VerdictOf(err) == chain.Invalid {
-		s.log.Warn("gossiped block refused", fields...)
+		s.log.Debug("gossiped block refused", fields...)
 		if s.bans.strike(from) {
 			s.ban(from, err)
 		}

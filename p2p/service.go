@@ -224,7 +224,7 @@ func (s *Service) Start(ctx context.Context) error {
 			s.work.run(func() { s.keepConnected(b) })
 		}
 	}
-	s.log.Info("listening", zap.Stringer("peer_id", s.host.ID()), zap.Stringers("addrs", s.Addrs()))
+	s.log.Debug("listening", zap.Stringer("peer_id", s.host.ID()), zap.Stringers("addrs", s.Addrs()))
 	return nil
 }
 

@@ -152,7 +152,7 @@ func (s *Service) finishSync(p peer.ID, err error) {
 		return
 	}
 	if chain.VerdictOf(err) == chain.Invalid {
-		s.log.Warn("peer sent an invalid block", zap.Stringer("peer_id", p), zap.Error(err))
+		s.log.Debug("peer sent an invalid block", zap.Stringer("peer_id", p), zap.Error(err))
 		s.ban(p, err)
 		s.peers.remove(p) // its session does so too, once it has noticed
 		return

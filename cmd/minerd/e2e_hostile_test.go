@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/descentnet/minerd/chain"
@@ -20,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // liar follows the chain as an honest node and makes blocks that break one rule each.
@@ -33,7 +36,7 @@ type liar struct {
 
 // hostile sends a node at addr one forged block after the other, each under a new identity, and prints what it sent.
 func hostile(addr, network, data string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 7*time.Minute)
 	defer cancel()
 	log, err := newLogger("info", "json")
 	if err != nil {
@@ -86,15 +89,17 @@ func hostile(addr, network, data string) error {
 		{"another's block with one bit of its loss flipped", l.flipped},
 		{"misstated loss", l.misstated},
 	} {
-		b, rule, step, err := attack.make(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", attack.name, err)
-		}
-		if err := l.send(ctx, b); err != nil {
-			return fmt.Errorf("%s: %w", attack.name, err)
-		}
-		if err := json.NewEncoder(os.Stdout).Encode(sent{attack.name, b.Header.ID().String(), string(rule), step}); err != nil {
-			return err
+		for refused := false; !refused; {
+			b, rule, step, err := attack.make(ctx)
+			if err == nil {
+				refused, err = l.send(ctx, b)
+			}
+			if err == nil && refused {
+				err = json.NewEncoder(os.Stdout).Encode(sent{attack.name, b.Header.ID().String(), string(rule), step})
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", attack.name, err)
+			}
 		}
 	}
 	return nil
@@ -225,64 +230,75 @@ func (l *liar) misstated(ctx context.Context) (*chain.Block, chain.Kind, int, er
 	return nil, "", 0, ctx.Err()
 }
 
-// send offers the block as a peer that nobody knows: by gossip, and as a chain with more work to sync from.
-func (l *liar) send(ctx context.Context, b *chain.Block) error {
+// send offers the block as a peer that nobody knows: by gossip, and as a chain with more work to sync from. The victim
+// hangs up when it has refused the block. It has no reason to where an honest block came first: then the forged one
+// claims no more work than the best chain, and is left aside without being run.
+func (l *liar) send(ctx context.Context, b *chain.Block) (refused bool, err error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
-		return err
+		return false, err
+	}
+	victim, err := peer.AddrInfoFromString(l.addr)
+	if err != nil {
+		return false, err
 	}
 	tip, _ := l.node.Manager().Best()
-	f := &forgery{Chain: l.node, block: b, status: p2p.Status{
+	f := &forgery{honest: l.node.Manager(), block: b, status: p2p.Status{
 		Network: l.net.ID, Tip: b.Header.ID(), Height: b.Height, Work: tip.Work.Add(b.Difficulty).Add(b.Difficulty),
-	}, asked: make(chan struct{}, 1)}
+	}}
+	var met atomic.Bool // the victim, which may hang up before anybody has looked
+	log := l.log.WithOptions(zap.Hooks(func(e zapcore.Entry) error {
+		if e.Message == "peer connected" {
+			met.Store(true)
+		}
+		return nil
+	}))
 	s, err := p2p.New(p2p.Config{
 		Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: []string{l.addr}, Network: l.net.ID, NetworkName: l.net.Name,
-		Version: "hostile", Log: l.log,
+		Version: "hostile", Log: log,
 	}, f)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.Close()
 	if err := s.Start(ctx); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.Publish(ctx, b); err != nil {
-		return err
+		return false, err
 	}
-	select {
-	case <-f.asked:
-	case <-ctx.Done():
-		return errors.New("nobody asked for the forged block")
-	}
-	// The answer is on its way; stay until the victim has hung up, which it does when it has judged the block.
-	for {
-		if len(s.Peers()) == 0 {
-			return nil
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
+		if met.Load() && !slices.ContainsFunc(s.Peers(), func(p p2p.PeerInfo) bool { return p.ID == victim.ID }) {
+			return true, nil
 		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return errors.New("the victim did not hang up")
+			return false, errors.New("the victim did not hang up")
 		}
 	}
+	return false, nil
 }
 
 // forgery is a chain that ends in a forged block.
 type forgery struct {
-	Chain  *node.Node
+	honest *chain.Manager
 	block  *chain.Block
 	status p2p.Status
-	asked  chan struct{}
 }
 
 func (f *forgery) Status() p2p.Status                { return f.status }
 func (f *forgery) Offer(peer.ID, *chain.Block) error { return nil }
-func (f *forgery) Locator() []chain.Hash             { return []chain.Hash{f.block.Header.ID()} }
-func (f *forgery) After([]chain.Hash, int) ([]*chain.Block, error) {
-	select {
-	case f.asked <- struct{}{}:
-	default:
+
+func (f *forgery) Locator() []chain.Hash {
+	ids, err := f.honest.Locator()
+	if err != nil {
+		panic(err)
 	}
+	return ids
+}
+
+func (f *forgery) After([]chain.Hash, int) ([]*chain.Block, error) {
 	return []*chain.Block{f.block}, nil
 }
 
