@@ -137,7 +137,7 @@ func readIDX(s idxSource, limit int, ranks ...int) ([]byte, error) {
 		r = bufio.NewReader(z)
 	}
 	header, err := r.Peek(4 + 4*slices.Max(ranks))
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, readError(s.name, err)
 	}
 	_, size, err := parseHeader(s.name, header, limit, ranks...)

@@ -68,7 +68,7 @@ func TestMerkleRootAgainstTlog(t *testing.T) {
 	var leaves [][]byte
 	for n := 1; n <= 150; n++ {
 		leaf := make([]byte, r.Uint64()%100)
-		r.Read(leaf)
+		_, _ = r.Read(leaf)
 		leaves = append(leaves, leaf)
 		if got, want := MerkleRoot(leaves), tlogRoot(t, leaves); got != want {
 			t.Fatalf("%d leaves: %v, want %v", n, got, want)
@@ -80,7 +80,7 @@ func TestBytesRoot(t *testing.T) {
 	lengths := []int{0, 1, 100, LeafSize - 1, LeafSize, LeafSize + 1, 2*LeafSize - 1, 2 * LeafSize, 7*LeafSize + 5,
 		63 * LeafSize, 63*LeafSize + 1, 64 * LeafSize, 65*LeafSize + 7, 96*LeafSize - 1, 97 * LeafSize, 200*LeafSize + 123}
 	data := make([]byte, lengths[len(lengths)-1])
-	rand.NewChaCha8(seedOf("bytes")).Read(data)
+	_, _ = rand.NewChaCha8(seedOf("bytes")).Read(data)
 	for _, n := range lengths {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			data := data[:n]

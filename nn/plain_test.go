@@ -738,7 +738,7 @@ func testContract(t *testing.T, newEngine func(*Net) Engine) {
 			}
 			return nil
 		}
-		if r, err := e.Train(context.Background(), start, data, tr); err != stop || r != nil {
+		if r, err := e.Train(context.Background(), start, data, tr); err != stop || r != nil { //nolint:errorlint // the very error, not one that wraps it
 			t.Errorf("OnStep's error became %v, result %v", err, r)
 		}
 		if !slices.Equal(steps, []int{0, 1, 2, 3, 4}) {
@@ -754,7 +754,7 @@ func testContract(t *testing.T, newEngine func(*Net) Engine) {
 			}
 			return nil
 		}
-		if r, err := e.Train(context.Background(), start, data, tr); err != stop || r != nil {
+		if r, err := e.Train(context.Background(), start, data, tr); err != stop || r != nil { //nolint:errorlint // the very error, not one that wraps it
 			t.Errorf("OnRoot's error became %v, result %v", err, r)
 		}
 		if !slices.Equal(roots, []int{1, 2}) {
