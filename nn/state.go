@@ -224,7 +224,8 @@ func (h *floatHasher) root() Hash {
 // successive ChaCha8 outputs x, drawn again in the rare case that would favour some samples (Lemire, "Fast random
 // integer generation in an interval", 2019).
 func DrawBatch(seed [32]byte, n int, index []int) {
-	r := rand.NewChaCha8(seed)
+	var r rand.ChaCha8
+	r.Seed(seed)
 	bound := uint64(n)
 	reject := -bound % bound // (2^64 - n) mod n
 	for i := range index {
