@@ -74,14 +74,26 @@ func (n *Node) publish(b *chain.Block) {
 	}
 }
 
-// follow tells what becomes of the chain: the model's accuracy, tasks that end, own blocks that are lost.
+// quietIntervals without a block are worth a warning: by chance alone they pass once in 22,000 blocks.
+const quietIntervals = 10
+
+// follow tells what becomes of the chain: the model's accuracy, tasks that end, own blocks that are lost, silence.
 func (n *Node) follow(ctx context.Context) error {
 	last, changed := n.manager.Best()
+	quiet := time.Duration(quietIntervals*n.cfg.Network.Interval) * time.Millisecond
+	silence := time.NewTimer(quiet)
+	defer silence.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-silence.C:
+			n.log.Warn("no block for a long time: nobody mines, this node is cut off, or the difficulty is too high for those who mine",
+				zap.Duration("for", quiet), zap.Uint64("height", last.Height), zap.Stringer("difficulty", last.Difficulty), zap.Int("peers", n.peers.Count()))
+			silence.Reset(quiet)
+			continue
 		case <-changed:
+			silence.Reset(quiet)
 		}
 		var now chain.State
 		now, changed = n.manager.Best()

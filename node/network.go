@@ -124,6 +124,8 @@ func (n *network) Blame(from source, why error) {
 	}
 }
 
+func (n *network) Count() int { return len(n.service.Peers()) }
+
 func (n *network) Describe() []zap.Field {
 	var addrs []string
 	for _, a := range n.service.Addrs() {

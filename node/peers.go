@@ -17,6 +17,8 @@ type peers interface {
 	CaughtUp(ctx context.Context) error
 	// Blame holds an invalid block against who sent it.
 	Blame(from source, why error)
+	// Count is the number of connected peers.
+	Count() int
 	// Describe names the node to those who want to reach it.
 	Describe() []zap.Field
 	Close() error
@@ -29,5 +31,6 @@ func (alone) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (alone) Publish(*chain.Block)               {}
 func (alone) CaughtUp(ctx context.Context) error { return ctx.Err() }
 func (alone) Blame(source, error)                {}
+func (alone) Count() int                         { return 0 }
 func (alone) Describe() []zap.Field              { return nil }
 func (alone) Close() error                       { return nil }
