@@ -64,8 +64,9 @@ type Added struct {
 	Reverted int   // blocks that left the best chain for it
 	Executed int   // blocks whose training was run again
 	// Verified are the blocks that this call found valid, oldest first: the block, and before it those that it stands
-	// on and that were not executed until now.
+	// on and that were not executed until now. Ran says of each whether its training was run, or known already.
 	Verified []Verified
+	Ran      []bool
 }
 
 // OpenManager reads the best chain from the store, or begins it with genesis.
@@ -192,7 +193,8 @@ func (m *Manager) Precheck(b *Block, now uint64) (known bool, err error) {
 	if p := m.pending[id]; p != nil {
 		return !m.better(p.claimed.State, p.arrival), nil
 	}
-	_, err = m.check(b)
+	// The ledger after a parent beside the tip takes some work to find: that is for Add.
+	_, err = m.check(b, b.Parent == m.best.ID)
 	if errors.Is(err, errNeedsStart) {
 		err = nil // its task's start is not worked out yet: that is for Add
 	}
@@ -233,8 +235,9 @@ func (m *Manager) judged(id Hash) (known bool, err error) {
 var errNeedsStart = errors.New("start of the task is not known yet")
 
 // check holds a block of good form against its parent, all rules up to the training, and against what is remembered of
-// its claim's training. What costs more comes last: the ledger after a parent far from the tip.
-func (m *Manager) check(b *Block) (*pendingBlock, error) {
+// its claim's training. What costs more comes last, and only where withLedger says so: the ledger after a parent that is
+// far from the tip. Without it, there is no pendingBlock.
+func (m *Manager) check(b *Block, withLedger bool) (*pendingBlock, error) {
 	var parent State
 	var ledger func() (Ledger, error)
 	if p := m.pending[b.Parent]; p != nil {
@@ -276,6 +279,9 @@ func (m *Manager) check(b *Block) (*pendingBlock, error) {
 	}
 	if parent.Height+uint64(m.net.FinalityDepth)+maxSide < m.best.Height && !m.syncing.Load() {
 		return nil, fmt.Errorf("%w: its parent is at height %d", ErrFinality, parent.Height)
+	}
+	if !withLedger {
+		return nil, nil
 	}
 	before, err := ledger()
 	if err != nil {
@@ -382,21 +388,36 @@ func (m *Manager) Locator() ([]Hash, error) {
 // After gives up to most blocks of the best chain that follow the first id of a locator that is on it; ErrNotFound if
 // none is.
 func (m *Manager) After(locator []Hash, most int) ([]*Block, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	height, err := m.commonHeight(locator)
+	ids, err := m.idsAfter(locator, most)
 	if err != nil {
 		return nil, err
 	}
 	var blocks []*Block
-	for h := height + 1; h <= m.best.Height && len(blocks) < most; h++ {
-		v, err := m.at(h)
+	for _, id := range ids { // blocks stay where they are, also if the best chain moves meanwhile
+		v, err := m.store.Verified(id)
 		if err != nil {
 			return nil, err
 		}
 		blocks = append(blocks, v.Block)
 	}
 	return blocks, nil
+}
+
+func (m *Manager) idsAfter(locator []Hash, most int) (ids []Hash, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	height, err := m.commonHeight(locator)
+	if err != nil {
+		return nil, err
+	}
+	for h := height + 1; h <= m.best.Height && len(ids) < most; h++ {
+		id, err := m.store.BlockID(h)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 func (m *Manager) commonHeight(locator []Hash) (uint64, error) {
@@ -462,6 +483,7 @@ func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival
 			return added, err
 		}
 		added.Verified = append(added.Verified, next.claimed)
+		added.Ran = append(added.Ran, ran)
 	}
 }
 
@@ -554,7 +576,7 @@ func (m *Manager) tryLink(b *Block, id Hash, now uint64, arrival Arrival) (p *pe
 	if p := m.pending[id]; p != nil {
 		return p, false, nil
 	}
-	if p, err = m.check(b); err != nil {
+	if p, err = m.check(b, true); err != nil {
 		return nil, false, err
 	}
 	p.arrival = arrival

@@ -134,6 +134,9 @@ func (m *models) find(s State) (*nn.State, error) {
 	}
 	b, err := m.store.Model(s.ModelRoot)
 	if errors.Is(err, ErrNotFound) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.stored, s.ModelRoot) // it may have been damaged: then it is to be written again
 		return nil, nil
 	}
 	if err != nil {
@@ -199,7 +202,8 @@ func (m *models) save(root Hash, height uint64) error {
 }
 
 // retain deletes model states that the limits do not keep: all but the newest, those in force at the heights of
-// snapshots down to the finality depth, and the tip's. Where they take too many bytes, the oldest of the newest go.
+// snapshots down to the finality depth, and the tip's. Where they take too many bytes, the oldest of the newest go, and
+// then the oldest snapshots.
 func (m *models) retain(tip State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -216,16 +220,19 @@ func (m *models) retain(tip State) {
 	keep := m.snapshots(tip)
 	keep[tip.ModelRoot] = true
 	slices.SortFunc(list, func(a, b StoredModel) int { return cmp.Compare(b.Height, a.Height) })
-	for i := len(list) - 1; i >= 0; i-- {
-		s := list[i]
-		if keep[s.Root] || i < m.limits.Recent && !large() {
-			continue
+	for _, snapshots := range []bool{false, true} {
+		for i := len(list) - 1; i >= 0; i-- {
+			s := list[i]
+			spare := !keep[s.Root] && (i >= m.limits.Recent || large()) || snapshots && large() && s.Root != tip.ModelRoot
+			if _, there := m.stored[s.Root]; !there || !spare {
+				continue
+			}
+			if err := m.store.DeleteModel(s.Root); err != nil {
+				return // it is tried again after the next block
+			}
+			delete(m.stored, s.Root)
+			total -= s.Size
 		}
-		if err := m.store.DeleteModel(s.Root); err != nil {
-			return // it is tried again after the next block
-		}
-		delete(m.stored, s.Root)
-		total -= s.Size
 	}
 }
 

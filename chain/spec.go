@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/descentnet/minerd/nn"
 )
@@ -130,8 +131,8 @@ func (n *Network) check() error {
 		return nil
 	}
 	const day = 24 * 3600 * 1000
-	if s.Name == "" || len(s.Name) > maxNameLength {
-		return fmt.Errorf("name of %d bytes, allowed are 1 to %d", len(s.Name), maxNameLength)
+	if err := checkName(s.Name); err != nil {
+		return err
 	}
 	if err := errors.Join(
 		between("genesis_time", s.GenesisTime, 1, 1<<50),
@@ -184,9 +185,18 @@ func (n *Network) check() error {
 	return nil
 }
 
+// checkName keeps names fit for paths and logs: a data directory is named after its network.
+func checkName(name string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+	if name == "" || len(name) > maxNameLength || name[0] == '.' || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters, r) }) {
+		return fmt.Errorf("name %.80q: allowed are 1 to %d letters, digits and ._- with no dot at the start", name, maxNameLength)
+	}
+	return nil
+}
+
 func (d DataSet) check() error {
-	if d.Name == "" || len(d.Name) > maxNameLength {
-		return fmt.Errorf("name of %d bytes, allowed are 1 to %d", len(d.Name), maxNameLength)
+	if err := checkName(d.Name); err != nil {
+		return err
 	}
 	if d.Kind != Synthetic && d.Kind != IDX {
 		return fmt.Errorf("kind %q, there are %q and %q", d.Kind, Synthetic, IDX)
@@ -217,8 +227,8 @@ func (d DataSet) check() error {
 }
 
 func (s *Spec) buildTemplate(t Template) (nt NetTemplate, err error) {
-	if t.Name == "" || len(t.Name) > maxNameLength {
-		return nt, fmt.Errorf("name of %d bytes, allowed are 1 to %d", len(t.Name), maxNameLength)
+	if err := checkName(t.Name); err != nil {
+		return nt, err
 	}
 	i := slices.IndexFunc(s.DataSets, func(d DataSet) bool { return d.Name == t.Data })
 	if i < 0 {

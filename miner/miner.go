@@ -18,10 +18,13 @@ import (
 type Chain interface {
 	// NewJob gives the best chain's next block to train for. now is in Unix milliseconds.
 	NewJob(ctx context.Context, now uint64) (*chain.Job, error)
-	// Submit takes a mined block, what its training gave, and the trained state.
-	Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) error
+	// Submit takes a mined block, what its training gave, and the trained state. best says whether it is the tip now:
+	// another may have come first.
+	Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) (best bool, err error)
 	// Ready waits until the node is caught up with its peers.
 	Ready(ctx context.Context) error
+	// Behind says whether it is not any more.
+	Behind() bool
 	// StandBack waits while a block is being verified.
 	StandBack(ctx context.Context) error
 }
@@ -103,7 +106,7 @@ func (m *Miner) now() uint64 { return uint64(m.cfg.Now().UnixMilli()) }
 // mine trains trials of the job until it has submitted a block or the job is stale.
 func (m *Miner) mine(ctx context.Context, job *chain.Job) error {
 	net := m.cfg.Network
-	for {
+	for !m.cfg.Chain.Behind() {
 		claim := job.Claim
 		claim.Payout = m.cfg.Payout
 		claim.Nonce = m.nonce
@@ -126,6 +129,7 @@ func (m *Miner) mine(ctx context.Context, job *chain.Job) error {
 		m.wins.Add(1)
 		return m.win(ctx, job, claim, trial, trained)
 	}
+	return nil
 }
 
 // train runs one trial, steps aside for verification, and gives up when the job is stale.
@@ -165,6 +169,9 @@ func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, tria
 			zap.Uint64("height", claim.Height))
 		return nil
 	}
+	if err := m.cfg.Chain.StandBack(ctx); err != nil {
+		return err
+	}
 	loss, _, err := m.cfg.Trainer.Evaluate(ctx, job.Base.Template, again.State, chain.EvaluationSplit)
 	if errors.Is(err, nn.ErrNotFinite) {
 		return nil // no valid block can say so
@@ -177,16 +184,15 @@ func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, tria
 		LogitsDigest: again.LogitsDigest, TrainedRoot: again.Root, LossAfter: math.Float32bits(loss),
 	}
 	b := chain.NewBlock(claim, job.Base, x)
-	if err := m.cfg.Chain.Submit(ctx, b, x, again.State); err != nil {
-		if chain.VerdictOf(err) == chain.Invalid {
-			return err
-		}
-		m.cfg.Log.Warn("mined block was not taken", zap.Uint64("height", b.Height), zap.Error(err))
-		return nil
-	}
-	if b.Advances() {
+	best, err := m.cfg.Chain.Submit(ctx, b, x, again.State)
+	switch {
+	case err != nil:
+		return err
+	case !best:
+		m.stale.Add(uint64(trial.Steps))
+	case b.Advances():
 		m.advancing.Add(1)
-	} else {
+	default:
 		m.keeping.Add(1)
 	}
 	return nil
@@ -208,7 +214,7 @@ func (m *Miner) report(done <-chan struct{}) {
 			zap.Float64("steps_per_s", math.Round(float64(s.Steps-last.Steps)/now.Sub(at).Seconds()*10)/10),
 			zap.Uint64("trials", s.Trials), zap.Uint64("winning_tickets", s.Wins),
 			zap.Uint64("blocks_advancing", s.Advancing), zap.Uint64("blocks_keeping", s.Keeping),
-			zap.Uint64("stale_steps", s.StaleSteps))
+			zap.Uint64("stale_steps", s.StaleSteps), zap.Uint64("faults", s.Faults))
 		last, at = s, now
 	}
 }

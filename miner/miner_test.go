@@ -28,7 +28,7 @@ func tiny(t *testing.T) *chain.Network {
 		}},
 		Templates: []chain.Template{{Name: "tiny", Data: "data", TrialSteps: 64, Model: nn.Model{
 			Input: nn.Shape{Rows: 1, Cols: 1, Channels: 4}, Layers: []nn.Layer{{Kind: nn.Dense, Units: 2}},
-			Loss:  nn.SoftmaxCrossEntropy, Batch: 16, Optimizer: nn.Optimizer{Kind: nn.SGD, LearningRate: 0.01, Momentum: 0.5},
+			Loss: nn.SoftmaxCrossEntropy, Batch: 16, Optimizer: nn.Optimizer{Kind: nn.SGD, LearningRate: 0.01, Momentum: 0.5},
 		}}},
 	}.Build()
 	if err != nil {
@@ -87,14 +87,16 @@ func (w *world) StandBack(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (w *world) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) error {
+func (w *world) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) (bool, error) {
 	w.Remember(b.Claim.ID(), x, trained)
-	_, err := w.Add(ctx, b, b.Time, w.Arrive(""), nil)
+	added, err := w.Add(ctx, b, b.Time, w.Arrive(""), nil)
 	if err == nil && w.submit != nil {
 		err = w.submit(b)
 	}
-	return err
+	return !added.Side, err
 }
+
+func (w *world) Behind() bool { return false }
 
 var errEnough = errors.New("enough")
 

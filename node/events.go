@@ -29,12 +29,19 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 	if from != ours {
 		fields = append(fields, zap.String("peer_id", string(from)))
 	}
-	for _, v := range added.Verified { // also where a later block of the branch was refused
-		f := append(blockFields(v.Block), zap.Duration("elapsed", took), zap.Stringer("difficulty", v.Block.Difficulty))
+	ran := 0
+	for _, r := range added.Ran {
+		if r {
+			ran++
+		}
+	}
+	each := took / time.Duration(max(ran, 1)) // blocks of a branch cost alike
+	for i, v := range added.Verified {        // also where a later block of the branch was refused
+		f := append(blockFields(v.Block), zap.Duration("elapsed", each), zap.Stringer("difficulty", v.Block.Difficulty))
 		if from == ours {
 			n.log.Info("block mined", f...)
 		} else {
-			n.log.Info("block accepted", append(f, zap.String("peer_id", string(from)), zap.Int("executed", added.Executed))...)
+			n.log.Info("block accepted", append(f, zap.String("peer_id", string(from)), zap.Bool("executed", added.Ran[i]))...)
 		}
 		n.publish(v.Block)
 	}
@@ -42,12 +49,14 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 	case err == nil && added.Side && !added.Known:
 		n.log.Info("block kept beside the best chain", fields...)
 	case err == nil:
+	case errors.Is(err, chain.ErrVersion):
+		n.log.Warn("a block has a newer version: if others run a newer minerd, so should you", append(fields, zap.Error(err))...)
 	case chain.VerdictOf(err) == chain.Invalid:
 		logRefused(n.log, b, from, took, err)
-	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, context.Canceled):
+	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, chain.ErrSideFull), errors.Is(err, context.Canceled):
 		n.log.Debug("block waits", append(fields, zap.Error(err))...)
 	case errors.Is(err, chain.ErrFinality):
-		n.log.Error("a branch with more work forks below the finality depth and is not adopted: if it is the right one, restart from it", append(fields, zap.Error(err))...)
+		n.log.Error("a branch forks below the finality depth and is not adopted: if others follow it, find out which is right", append(fields, zap.Error(err))...)
 	default:
 		n.log.Error("block could not be judged: a fault of this machine", append(fields, zap.Error(err))...)
 	}
@@ -95,29 +104,35 @@ func (n *Node) follow(ctx context.Context) error {
 		case <-changed:
 			silence.Reset(quiet)
 		}
-		var now chain.State
-		now, changed = n.manager.Best()
-		for last.ID != now.ID {
-			reverted, applied, err := n.manager.Changes(last.ID)
-			if err != nil {
-				return fmt.Errorf("following the chain: %w", err)
-			}
-			for _, v := range reverted {
-				if n.cfg.Mine && v.Block.Payout == n.cfg.Payout {
-					n.log.Info("mined block orphaned", zap.Uint64("height", v.State.Height), zap.Stringer("block_id", v.State.ID))
-				}
-			}
-			if len(applied) == 0 {
-				last = now
-				break
-			}
-			for _, v := range applied {
-				n.taskEvents(v)
-			}
-			last = applied[len(applied)-1].State
+		_, changed = n.manager.Best()
+		var err error
+		if last, err = n.tell(last); err != nil {
+			return fmt.Errorf("following the chain: %w", err)
 		}
 		if err := n.reportModel(ctx, last); err != nil && ctx.Err() == nil {
 			n.log.Warn("the model could not be evaluated", zap.Error(err))
+		}
+	}
+}
+
+// tell logs what has happened to the chain since its tip was last, and gives the new tip.
+func (n *Node) tell(last chain.State) (chain.State, error) {
+	for {
+		reverted, applied, err := n.manager.Changes(last.ID)
+		if err != nil {
+			return last, err
+		}
+		for _, v := range reverted {
+			if n.cfg.Mine && v.Block.Payout == n.cfg.Payout {
+				n.log.Info("mined block orphaned", zap.Uint64("height", v.State.Height), zap.Stringer("block_id", v.State.ID))
+			}
+		}
+		for _, v := range applied {
+			n.taskEvents(v)
+			last = v.State
+		}
+		if len(applied) == 0 {
+			return last, nil
 		}
 	}
 }
@@ -133,11 +148,13 @@ func (n *Node) taskEvents(v chain.Verified) {
 	}
 }
 
-// reportModel tells how good the model is on images that the rules never see.
+// reportModel tells how good the model is on images that the rules never see, unless the node is catching up.
 func (n *Node) reportModel(ctx context.Context, s chain.State) error {
-	if !s.Advanced {
+	if behind := n.peers.Behind(); !s.Advanced || behind {
 		return nil
 	}
+	n.gate.close() // the miner stands back, so that both together use no more threads than one
+	defer n.gate.open()
 	model, err := n.manager.Model(ctx, s.ID)
 	if err != nil {
 		return err

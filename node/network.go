@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -25,17 +26,25 @@ type PeersConfig struct {
 // How long the miner waits for others.
 const (
 	catchUpPoll = 250 * time.Millisecond
-	firstPeer   = 10 * time.Second // after the start, where bootstrap peers are named
-	noProgress  = time.Minute      // with peers that claim more work and do not show it
+	firstPeer   = 10 * time.Second // after the start, where peers are named or known
+	sayAfter    = time.Second
+	noProgress  = time.Minute // with peers that claim more work and do not show it
 )
+
+// givenUpWork is what a peer claimed and did not show. It may be read and set at the same time.
+type givenUpWork struct{ p atomic.Pointer[chain.Work] }
+
+func (g *givenUpWork) set(w chain.Work)     { g.p.Store(&w) }
+func (g *givenUpWork) is(w chain.Work) bool { p := g.p.Load(); return p != nil && *p == w }
 
 // network is the node's libp2p side.
 type network struct {
-	service   *p2p.Service
-	chain     peerChain
-	log       *zap.Logger
-	bootstrap bool
-	waited    atomic.Bool // for the first peer
+	service *p2p.Service
+	chain   peerChain
+	log     *zap.Logger
+	expects bool // peers are named or known from before
+	met     bool // one of them, or it was waited for long enough; the miner's
+	givenUp givenUpWork
 }
 
 func openPeers(cfg Config, n *Node) (peers, error) {
@@ -48,7 +57,8 @@ func openPeers(cfg Config, n *Node) (peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &network{service: s, chain: c, log: cfg.Log.Named("p2p"), bootstrap: len(p.Bootstrap) > 0}, nil
+	_, err = os.Stat(p.AddressBook)
+	return &network{service: s, chain: c, log: cfg.Log.Named("p2p"), expects: len(p.Bootstrap) > 0 || err == nil}, nil
 }
 
 // Run serves peers until ctx is done. Until the node has caught up for the first time, no finality applies.
@@ -77,13 +87,20 @@ func (n *network) Publish(b *chain.Block) {
 	}
 }
 
-// CaughtUp waits while a peer has more work than we do, and after the start for a first peer to say what it has. Peers
-// that claim more and do not show it for a minute are not waited for.
+// Behind says whether a peer has more work than we do.
+func (n *network) Behind() bool {
+	behind, best, _ := n.service.Behind()
+	return behind && !n.givenUp.is(best.Work)
+}
+
+// CaughtUp waits while a peer has more work than we do, and after the start for a first peer to say what it has. Work
+// that is claimed and not shown for a minute is not waited for any more. It is for one goroutine, the miner's.
 func (n *network) CaughtUp(ctx context.Context) error {
 	tick := time.NewTicker(catchUpPoll)
 	defer tick.Stop()
 	tip, _ := n.chain.manager.Best()
-	progress := time.Now()
+	began := time.Now()
+	progress := began
 	said := false
 	for {
 		behind, best, known := n.service.Behind()
@@ -91,22 +108,17 @@ func (n *network) CaughtUp(ctx context.Context) error {
 		if now.ID != tip.ID {
 			tip, progress = now, time.Now()
 		}
-		waited := time.Since(progress)
-		first := n.bootstrap && known == 0 && !n.waited.Load() && waited < firstPeer
-		if !first {
-			n.waited.Store(true)
-		}
-		if !behind && !first {
+		n.met = n.met || known > 0 || !n.expects || time.Since(began) > firstPeer
+		switch {
+		case n.met && (!behind || n.givenUp.is(best.Work)):
 			if said {
 				n.log.Info("mining goes on", zap.Uint64("height", now.Height))
 			}
 			return ctx.Err()
-		}
-		if behind && waited > noProgress {
-			n.log.Warn("peers claim a longer chain and do not show it: mining goes on without", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
-			return ctx.Err()
-		}
-		if behind && !said && waited > 2*time.Second {
+		case behind && time.Since(progress) > noProgress:
+			n.log.Warn("a peer claims a longer chain and does not show it: mining goes on without", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
+			n.givenUp.set(best.Work)
+		case behind && !said && time.Since(began) > sayAfter:
 			said = true
 			n.log.Info("mining waits: a peer is ahead", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
 		}

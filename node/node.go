@@ -167,7 +167,7 @@ func (n *Node) Close() error {
 }
 
 func (n *Node) engineName() string {
-	name, err := n.mining.name(0)
+	name, err := n.checking.name(0)
 	if err != nil {
 		return err.Error()
 	}
@@ -221,17 +221,51 @@ func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
 
 func (m mineable) StandBack(ctx context.Context) error { return m.n.gate.wait(ctx) }
 
-func (m mineable) Ready(ctx context.Context) error { return m.n.peers.CaughtUp(ctx) }
-
-// Submit takes our own block: it was just run twice, so nothing is run again.
-func (m mineable) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) error {
+// Ready waits until the node has caught up, and the clock with the chain: a block that is ahead of the others' clocks
+// would not be taken.
+func (m mineable) Ready(ctx context.Context) error {
 	n := m.n
-	n.manager.Remember(b.Claim.ID(), x, trained)
-	now := n.cfg.Now()
-	added, err := n.manager.Add(ctx, b, millis(now), n.manager.Arrive(""), nil)
-	if err != nil {
+	if err := n.peers.CaughtUp(ctx); err != nil {
 		return err
 	}
-	n.settled(b, ours, added, n.cfg.Now().Sub(now), nil)
-	return nil
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for said := false; ; {
+		tip, _ := n.manager.Best()
+		now := millis(n.cfg.Now())
+		if tip.Time < now+n.cfg.Network.MaxFuture {
+			return ctx.Err()
+		}
+		if !said {
+			said = true
+			n.log.Warn("mining waits: the chain is ahead of this machine's clock, which may be wrong",
+				zap.Time("chain_time", time.UnixMilli(int64(tip.Time))), zap.Time("clock", time.UnixMilli(int64(now))))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// Behind says whether the work at hand is likely worth nothing.
+func (m mineable) Behind() bool { return m.n.peers.Behind() }
+
+// Submit takes our own block: it was just run twice, so nothing is run again. One that cannot be judged for a local
+// reason is queued and tried again.
+func (m mineable) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) (best bool, err error) {
+	n := m.n
+	n.manager.Remember(b.Claim.ID(), x, trained)
+	began := n.cfg.Now()
+	arrival := n.manager.Arrive("")
+	added, err := n.manager.Add(ctx, b, millis(began), arrival, nil)
+	n.settled(b, ours, added, n.cfg.Now().Sub(began), err)
+	if err == nil {
+		return !added.Side, nil
+	}
+	if chain.VerdictOf(err) == chain.Invalid {
+		return false, err
+	}
+	return false, n.verifier.enqueue(queued{block: b, id: b.Header.ID(), from: ours, arrival: arrival})
 }

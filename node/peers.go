@@ -13,6 +13,8 @@ type peers interface {
 	Run(ctx context.Context) error
 	// Publish passes a verified block on.
 	Publish(b *chain.Block)
+	// Behind says whether a peer is ahead of us.
+	Behind() bool
 	// CaughtUp waits until no peer is ahead of us.
 	CaughtUp(ctx context.Context) error
 	// Blame holds an invalid block against who sent it.
@@ -31,6 +33,7 @@ func (alone) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (alone) Publish(*chain.Block)               {}
 func (alone) CaughtUp(ctx context.Context) error { return ctx.Err() }
 func (alone) Blame(source, error)                {}
+func (alone) Behind() bool                       { return false }
 func (alone) Count() int                         { return 0 }
 func (alone) Describe() []zap.Field              { return nil }
 func (alone) Close() error                       { return nil }

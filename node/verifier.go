@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +38,7 @@ type queued struct {
 }
 
 // verifier executes blocks one after the other, away from gossip's validators. Blocks that extend the tip go first,
-// then the peer that has waited longest.
+// then the oldest of a peer other than the one served last.
 type verifier struct {
 	manager *chain.Manager
 	gate    *gate
@@ -119,8 +121,8 @@ func (v *verifier) enqueue(q queued) error {
 	return nil
 }
 
-// next takes the block to verify now: one that extends the tip if there is one, else the oldest of the peer whose turn
-// it is.
+// next takes the block to verify now: one that extends the tip if there is one, else the oldest of a peer other than the
+// one served last, else the oldest.
 func (v *verifier) next() (q queued, ok bool) {
 	tip, _ := v.manager.Best()
 	v.mu.Lock()
@@ -173,11 +175,20 @@ func (v *verifier) settle(ctx context.Context, q queued) {
 		v.hold(q)
 	}
 	if chain.VerdictOf(err) == chain.Invalid {
+		v.forget(q.from)
 		v.blame(q.from, err)
 	}
 	if err == nil {
 		v.release()
 	}
+}
+
+// forget drops all that waits from a peer.
+func (v *verifier) forget(from source) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.queue = slices.DeleteFunc(v.queue, func(q queued) bool { return q.from == from })
+	maps.DeleteFunc(v.held, func(_ chain.Hash, q queued) bool { return q.from == from })
 }
 
 // verify gives a block to the manager, with the miner standing back meanwhile.

@@ -114,7 +114,7 @@ func (l *liar) job(ctx context.Context) (*chain.Job, chain.Claim, error) {
 		return nil, chain.Claim{}, err
 	}
 	c := j.Claim
-	c.Payout = chain.Address{0xbad & 0xff}
+	c.Payout = chain.Address{0xad}
 	c.Nonce = uint64(time.Now().UnixNano())
 	return j, c, nil
 }

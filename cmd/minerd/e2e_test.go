@@ -28,7 +28,7 @@ type event struct {
 	LossBefore   float64  `json:"loss_before"`
 	LossAfter    float64  `json:"loss_after"`
 	Elapsed      float64  `json:"elapsed"`
-	Executed     int      `json:"executed"`
+	Executed     bool     `json:"executed"`
 	TestAccuracy float64  `json:"test_accuracy"`
 	Rule         string   `json:"rule"`
 	Step         int      `json:"step"`
@@ -297,7 +297,7 @@ func checkChain(t *testing.T, id string, height uint64, verifier *daemon, miners
 				blocks[e.BlockID], minedBy[e.BlockID] = e, d
 			case "block accepted":
 				blocks[e.BlockID] = e
-				if e.Executed > 0 {
+				if e.Executed {
 					executed[e.BlockID]++
 				}
 			}
@@ -388,7 +388,7 @@ func report(t *testing.T, verifier *daemon, miners ...*daemon) {
 	t.Helper()
 	sum, n := 0.0, 0
 	for _, e := range first(verifier.all()) {
-		if e.Event == "block accepted" && e.Executed > 0 {
+		if e.Event == "block accepted" && e.Executed {
 			sum += e.Elapsed
 			n++
 		}

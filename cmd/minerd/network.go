@@ -50,7 +50,7 @@ func networkShowCommand() *cobra.Command {
 }
 
 func networkNewCommand() *cobra.Command {
-	var dir, split, from, out, name string
+	var dir, prefix, split, from, out, name string
 	cmd := &cobra.Command{
 		Use:   "new",
 		Short: "Write the spec of a network that trains on your IDX files",
@@ -60,7 +60,10 @@ func networkNewCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			data, err := dataset.Open(dir, "")
+			if _, err := spec.Build(); err != nil {
+				return fmt.Errorf("--from %s: %w", from, err)
+			}
+			data, err := dataset.Open(dir, prefix)
 			if err != nil {
 				return fmt.Errorf("--dataset-dir: %w", err)
 			}
@@ -93,6 +96,7 @@ func networkNewCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&dir, "dataset-dir", "", "folder with an IDX image file and an IDX label file")
+	fs.StringVar(&prefix, "prefix", "", "start of the files' names, such as train or t10k, where the folder holds more than one pair")
 	fs.StringVar(&split, "split", "", "number of images to train on, evaluate on and test on, such as 8000,1000,1000")
 	fs.StringVar(&from, "from", "devnet", "network whose other settings are taken over")
 	fs.StringVar(&name, "name", "", "name of the network (default: that of the file)")

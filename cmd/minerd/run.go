@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -115,6 +116,9 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 		},
 		Version: programVersion(), Log: log, Now: time.Now, Measure: true, ReportEvery: 10 * time.Second,
 	})
+	if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+		return nil // interrupted before it ran
+	}
 	if err != nil {
 		return err
 	}
