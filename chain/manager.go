@@ -14,13 +14,9 @@ import (
 // ErrSideFull says that no more unverified blocks are kept.
 var ErrSideFull = errors.New("too many blocks that are not on the best chain")
 
-const (
-	// maxSide bounds the unverified blocks that are kept: 4,096 of at most 60 KiB are 240 MiB at worst, some 4 MiB
-	// without transactions.
-	maxSide = 4096
-	// maxExecuted bounds the memory of executions; one is some 500 bytes.
-	maxExecuted = 4096
-)
+// maxSide bounds the unverified blocks that are kept: 4,096 of at most 60 KiB are 240 MiB at worst, some 4 MiB without
+// transactions.
+const maxSide = 4096
 
 // Manager chooses between forks: it takes blocks, has those executed that could make a better chain, keeps the best
 // verified chain in the store, and gives the miner what to train. Its methods may be called at the same time.
@@ -334,114 +330,6 @@ func (m *Manager) branch(v Verified) (branch []Verified, fork Verified, err erro
 	}
 	slices.Reverse(branch)
 	return branch, v, nil
-}
-
-// maxChanges bounds what Changes gives at a time.
-const maxChanges = 256
-
-// Changes says how the best chain came from a former tip to now: the blocks that left it, newest first, then those that
-// joined it, oldest first, at most maxChanges of these. Whoever follows the chain asks again from the last block it
-// was given.
-func (m *Manager) Changes(since Hash) (reverted, applied []Verified, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	v, err := m.store.Verified(since)
-	if err != nil {
-		return nil, nil, err
-	}
-	branch, fork, err := m.branch(v)
-	if err != nil {
-		return nil, nil, err
-	}
-	slices.Reverse(branch)
-	for h := fork.State.Height + 1; h <= m.best.Height && len(applied) < maxChanges; h++ {
-		v, err := m.at(h)
-		if err != nil {
-			return nil, nil, err
-		}
-		applied = append(applied, v)
-	}
-	return branch, applied, nil
-}
-
-// Locator lists ids of the best chain from the tip back, with steps that double after the first ten, down to genesis.
-func (m *Manager) Locator() ([]Hash, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var ids []Hash
-	step := uint64(1)
-	for h := m.best.Height; ; h -= min(step, h) {
-		id, err := m.store.BlockID(h)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-		if h == 0 {
-			return ids, nil
-		}
-		if len(ids) >= 10 {
-			step *= 2
-		}
-	}
-}
-
-// After gives up to most blocks of the best chain that follow the first id of a locator that is on it; ErrNotFound if
-// none is.
-func (m *Manager) After(locator []Hash, most int) ([]*Block, error) {
-	ids, err := m.idsAfter(locator, most)
-	if err != nil {
-		return nil, err
-	}
-	var blocks []*Block
-	for _, id := range ids { // blocks stay where they are, also if the best chain moves meanwhile
-		v, err := m.store.Verified(id)
-		if err != nil {
-			return nil, err
-		}
-		blocks = append(blocks, v.Block)
-	}
-	return blocks, nil
-}
-
-func (m *Manager) idsAfter(locator []Hash, most int) (ids []Hash, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	height, err := m.commonHeight(locator)
-	if err != nil {
-		return nil, err
-	}
-	for h := height + 1; h <= m.best.Height && len(ids) < most; h++ {
-		id, err := m.store.BlockID(h)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
-}
-
-func (m *Manager) commonHeight(locator []Hash) (uint64, error) {
-	for _, id := range locator {
-		v, err := m.store.Verified(id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		if on, err := m.store.BlockID(v.State.Height); err == nil && on == id {
-			return v.State.Height, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: no id of the locator is on the best chain", ErrNotFound)
-}
-
-func (m *Manager) at(height uint64) (Verified, error) {
-	id, err := m.store.BlockID(height)
-	if err != nil {
-		return Verified{}, err
-	}
-	return m.store.Verified(id)
 }
 
 // Add takes a block. It executes it (and unverified ancestors) if its chain claims more work than the best one, or
@@ -767,29 +655,4 @@ func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 		}
 	}
 	return reverted, nil
-}
-
-// executions remembers what claims gave, the newest maxExecuted of them.
-type executions struct {
-	byClaim map[Hash]*Execution
-	order   []Hash
-}
-
-func (e *executions) get(claim Hash) *Execution { return e.byClaim[claim] }
-
-func (e *executions) put(claim Hash, x *Execution) {
-	if e.byClaim == nil {
-		e.byClaim = map[Hash]*Execution{}
-	}
-	old := e.byClaim[claim]
-	if old == nil {
-		e.order = append(e.order, claim)
-	} else if old.Complete || old.Fault != nil || x.Fault == nil && !x.Complete && len(old.EarlyRoots) > len(x.EarlyRoots) {
-		return
-	}
-	e.byClaim[claim] = x
-	if len(e.order) > maxExecuted {
-		delete(e.byClaim, e.order[0])
-		e.order = e.order[1:]
-	}
 }
