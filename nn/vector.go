@@ -221,14 +221,6 @@ func (e *vector) update(at int, g []float32) {
 	}
 }
 
-// prefetchMoments tells the memory that n parameters from at on will be updated soon.
-func (e *vector) prefetchMoments(at, n int) {
-	e.isa.Prefetch(e.state.First[at : at+n])
-	if e.net.Model.Optimizer.Kind == Adam {
-		e.isa.Prefetch(e.state.Second[at : at+n])
-	}
-}
-
 func (e *vector) Evaluate(ctx context.Context, s *State, data Samples) (float32, int, error) {
 	if err := e.net.CheckSamples(data); err != nil {
 		return 0, 0, err

@@ -56,10 +56,13 @@ func (e *vector) newDense(l *NetLayer, in, out *tensor, gin, gout *gradients) *v
 // microseconds of one core.
 const smallWork = 1 << 17
 
-// panelRows is how many rows of weights are updated at a time: their gradients should stay in the first cache, and a
-// tile of the product needs some height.
+// panelRows is how many rows of weights are updated at a time: enough for long runs of the kernels, but their gradients
+// should stay in the second cache. 24 rows are whole tiles of every instruction set, and of a transposition.
 func panelRows(units int) int {
-	return min(max(2048/units/8*8, 8), 64)
+	if units > 1024 {
+		return 24
+	}
+	return 48
 }
 
 func (d *vectorDense) forward() {
@@ -99,7 +102,7 @@ func (d *vectorDense) backward() {
 	g := kernel.Rows{Data: d.gout.data, Stride: units}
 	d.e.isa.Transpose(n, units, kernel.Rows{Data: d.goutT, Stride: n}, g)
 	parts := (d.l.In.Size() + d.rows - 1) / d.rows
-	chunk := max(parts/(8*d.e.threads), 1)
+	chunk := max(parts/(32*d.e.threads), 1)
 	if d.small {
 		chunk = parts
 	}
@@ -115,7 +118,7 @@ func (d *vectorDense) backwardItem(worker, item int) {
 	first := item * d.rows
 	rows := min(d.rows, k-first)
 	s := &d.scratch[worker]
-	d.e.prefetchMoments(d.l.WeightsAt+first*units, rows*units)
+	d.prefetch(first+rows, min(first+2*d.rows, k))
 	if d.gin != nil {
 		w, _ := d.l.weights(d.e.state.Params)
 		t := kernel.Rows{Data: s.inputs, Stride: n}
@@ -125,4 +128,17 @@ func (d *vectorDense) backwardItem(worker, item int) {
 	x := kernel.Rows{Data: d.in.data[d.in.start+first:], Stride: 1}
 	d.e.isa.Fold(rows, units, x, d.samples, kernel.Rows{Data: d.gout.data, Stride: units}, kernel.Rows{Data: s.weights, Stride: units})
 	d.e.update(d.l.WeightsAt+first*units, s.weights[:rows*units])
+}
+
+// prefetch asks for what the work on the weights of inputs lo to hi-1 will meet in rows far apart. Parameters lie side
+// by side, and the processor sees them coming.
+func (d *vectorDense) prefetch(lo, hi int) {
+	rows := hi - lo
+	if rows <= 0 {
+		return
+	}
+	d.e.isa.Prefetch(kernel.Rows{Data: d.in.data[d.in.start+lo:], Stride: d.in.sample}, d.e.n, rows)
+	if d.gin != nil {
+		d.e.isa.Prefetch(kernel.Rows{Data: d.gin.data[lo:], Stride: d.gin.size}, d.e.n, rows)
+	}
 }

@@ -153,7 +153,8 @@ type vectorConv struct {
 	positions kernel.Offsets // terms of a weight's gradient: output positions in the padded input
 
 	pool *vectorPool // nil: none
-	// z is, for each worker, the convolution under one row of pooling windows, before bias and ReLU.
+	band int         // output rows, of the pooling if there is one, that are made at a time
+	// z is, for each worker, the convolution under a band of pooling windows, before bias and ReLU.
 	z [][]float32
 	// dz is, for each worker, the gradient by the convolution's output. What no pooling window covers is never
 	// written and stays +0.
@@ -181,9 +182,14 @@ func (e *vector) newConv(s *imageStage, l *NetLayer, in, out *tensor, gin, gout 
 		return p/l.Out.Cols*l.Stride*in.row + p%l.Out.Cols*l.Stride*channels
 	})
 	c.gradient = make([]float32, l.BiasAt+l.Units-l.WeightsAt)
+	window := 1
+	if pool != nil {
+		window = pool.l.KernelRows
+	}
+	c.band = max(bandValues/(window*l.Out.Cols*l.Units), 1)
 	for range e.threads {
 		if pool != nil {
-			c.z = append(c.z, make([]float32, pool.l.KernelRows*l.Out.Cols*l.Units))
+			c.z = append(c.z, make([]float32, c.band*window*l.Out.Cols*l.Units))
 			c.dz = append(c.dz, make([]float32, l.Out.Size()))
 		}
 	}
@@ -206,32 +212,41 @@ func (e *vector) newConv(s *imageStage, l *NetLayer, in, out *tensor, gin, gout 
 // blocks is the number of blocks that the positions of one sample are cut into.
 func (c *vectorConv) blocks() int { return (c.positions.Len() + FoldBlock - 1) / FoldBlock }
 
+// bandValues is how many outputs a convolution makes before bias, ReLU and pooling are applied to them: they should
+// stay in the first cache, and kernels should not be called for too little.
+const bandValues = 4096
+
 func (c *vectorConv) forward(worker, b int) {
 	_, bias := c.l.weights(c.e.state.Params)
-	cols, units, relu := c.l.Out.Cols, c.l.Units, c.l.Activation == ReLU
+	units, relu, row := c.l.Units, c.l.Activation == ReLU, c.l.Out.Cols*c.l.Units
 	if c.pool == nil {
-		for y := range c.l.Out.Rows {
-			row := c.out.at(b, y)
-			c.forwardRow(b, y, row)
-			rows := kernel.Rows{Data: row, Stride: units}
-			c.e.isa.AddBias(cols, units, rows, rows, bias, relu)
+		for y := 0; y < c.l.Out.Rows; y += c.band {
+			n := min(c.band, c.l.Out.Rows-y)
+			c.forwardRows(b, y, n, c.out.of(b)[c.out.start+y*c.out.row:], c.out.row)
+			for i := range n {
+				rows := kernel.Rows{Data: c.out.at(b, y+i), Stride: units}
+				c.e.isa.AddBias(c.l.Out.Cols, units, rows, rows, bias, relu)
+			}
 		}
 		return
 	}
 	z, window := c.z[worker], c.pool.l.KernelRows
-	for y := range c.pool.l.Out.Rows {
-		for r := range window {
-			c.forwardRow(b, y*window+r, z[r*cols*units:])
+	for y := 0; y < c.pool.l.Out.Rows; y += c.band {
+		n := min(c.band, c.pool.l.Out.Rows-y)
+		c.forwardRows(b, y*window, n*window, z, row)
+		for i := range n {
+			c.pool.forwardRow(b, y+i, z[i*window*row:], bias, relu)
 		}
-		c.pool.forwardRow(b, y, z, bias, relu)
 	}
 }
 
-// forwardRow folds the patches of output row y, [column][Units].
-func (c *vectorConv) forwardRow(b, y int, to []float32) {
+// forwardRows folds the patches of n output rows from y on, [column][Units] each, which are so many values apart.
+func (c *vectorConv) forwardRows(b, y, n int, to []float32, apart int) {
 	w, _ := c.l.weights(c.e.state.Params)
-	x := kernel.Rows{Data: c.in.of(b)[y*c.l.Stride*c.in.row:], Stride: c.l.Stride * c.l.In.Channels}
-	c.e.isa.Fold(c.l.Out.Cols, c.l.Units, x, c.patch, kernel.Rows{Data: w, Stride: c.l.Units}, kernel.Rows{Data: to, Stride: c.l.Units})
+	step := c.l.Stride * c.in.row
+	x := kernel.Rows{Data: c.in.of(b)[y*step:], Stride: c.l.Stride * c.l.In.Channels}
+	c.e.isa.FoldGroups(kernel.Groups{N: n, A: step, C: apart}, c.l.Out.Cols, c.l.Units, x, c.patch,
+		kernel.Rows{Data: w, Stride: c.l.Units}, kernel.Rows{Data: to, Stride: c.l.Units})
 }
 
 func (c *vectorConv) backward(worker, b int) {
@@ -265,10 +280,9 @@ func (c *vectorConv) weightGradient(b int, dz []float32) {
 		lo := block * FoldBlock
 		hi := min(lo+FoldBlock, c.positions.Len())
 		g := kernel.Rows{Data: dz[lo*units:], Stride: units}
-		for r := range c.l.KernelRows {
-			x := kernel.Rows{Data: c.in.of(b)[r*c.in.row:], Stride: 1}
-			c.e.isa.FoldBlock(rowTaps, units, x, c.positions.Cut(lo, hi), g, kernel.Rows{Data: to[r*rowTaps*units:], Stride: units}, add)
-		}
+		x := kernel.Rows{Data: c.in.of(b), Stride: 1}
+		rows := kernel.Groups{N: c.l.KernelRows, A: c.in.row, C: rowTaps * units}
+		c.e.isa.FoldBlock(rows, rowTaps, units, x, c.positions.Cut(lo, hi), g, kernel.Rows{Data: to, Stride: units}, add)
 		c.e.isa.SumBlock(hi-lo, units, g, to[size-units:], add)
 	}
 }
@@ -292,10 +306,12 @@ func (c *vectorConv) inputGradient(worker int, dz, dx []float32) {
 		copy(wide[(row*c.wideCols+col)*units:][:units], dz[p*units:])
 	}
 	channels := l.In.Channels
-	for y := range l.In.Rows {
+	band := max(bandValues/(l.In.Cols*channels), 1)
+	for y := 0; y < l.In.Rows; y += band {
 		g := kernel.Rows{Data: wide[((y+l.PadTop)*c.wideCols+l.PadLeft)*units:], Stride: units}
 		to := kernel.Rows{Data: dx[y*l.In.Cols*channels:], Stride: channels}
-		c.e.isa.Fold(l.In.Cols, channels, g, c.taps, kernel.Rows{Data: c.weightsT, Stride: channels}, to)
+		rows := kernel.Groups{N: min(band, l.In.Rows-y), A: c.wideCols * units, C: l.In.Cols * channels}
+		c.e.isa.FoldGroups(rows, l.In.Cols, channels, g, c.taps, kernel.Rows{Data: c.weightsT, Stride: channels}, to)
 	}
 }
 

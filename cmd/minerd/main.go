@@ -44,6 +44,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), initCommand(), networkCommand(), devicesCommand(), versionCommand())
+	root.AddCommand(runCommand(), initCommand(), networkCommand(), devicesCommand(), selftestCommand(), versionCommand())
 	return root
 }

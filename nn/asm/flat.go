@@ -164,11 +164,11 @@ func transpose8() {
 }
 
 func prefetch() {
-	begin("prefetch", "func(x *float32, lines uintptr)", "asks for lines > 0 cache lines of 64 bytes to be brought near.")
-	x, lines := param("x"), param("lines")
+	begin("prefetch", "func(x *float32, stride, lines uintptr)", "asks for lines > 0 cache lines to be brought near, stride bytes apart.")
+	x, stride, lines := param("x"), param("stride"), param("lines")
 	Label("line")
 	PREFETCHT1(Mem{Base: x})
-	ADDQ(U8(64), x)
+	ADDQ(stride, x)
 	DECQ(lines)
 	JNZ(LabelRef("line"))
 	RET()

@@ -8,21 +8,24 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// foldBlock emits a tile of the fold product: one chain of fused multiply-adds per element of C, all chains of the
-// tile side by side in registers so that their latencies overlap.
+// foldBlock emits tiles of the fold product, one after another: one chain of fused multiply-adds per element of C,
+// all chains of a tile side by side in registers so that their latencies overlap.
 func foldBlock(s isa, p panel, rows int) {
 	s.begin(fmt.Sprintf("fold%dx%s", rows, p.name),
-		"func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add uintptr"+p.colsParam()+")",
-		fmt.Sprintf("is one block of a fold product, %d rows by %s. Strides are in bytes, offsets in elements.", rows, p.describe()))
-	a, strideA := param("a"), param("strideA")
-	offsets, k := param("offsets"), param("k")
-	b, strideB := param("b"), param("strideB")
+		"func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr"+p.colsParam()+")",
+		fmt.Sprintf("is one block of a fold product, tiles > 0 times %d rows by %s, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.", rows, p.describe()))
+	a, strideA, strideB, c, tiles := param("a"), param("strideA"), param("strideB"), param("c"), param("tiles")
 	mask := s.panelMask(p)
 	row := rowAddresses(strideA, rows)
 	acc := make([][]reg.VecVirtual, rows)
 	for i := range acc {
-		for range p.vectors {
-			acc[i] = append(acc[i], s.zeroVector())
+		acc[i] = s.vectors(p.vectors)
+	}
+	Label("tile")
+	offsets, b, k := param("offsets"), param("b"), param("k")
+	for i := range acc {
+		for _, v := range acc[i] {
+			s.zero(v)
 		}
 	}
 	Label("term")
@@ -45,11 +48,10 @@ func foldBlock(s isa, p panel, rows int) {
 	DECQ(k)
 	JNZ(LabelRef("term"))
 
-	c, strideC, add := param("c"), param("strideC"), param("add")
+	strideC, add, to := param("strideC"), param("add"), GP64()
+	MOVQ(c, to)
 	TESTQ(add, add)
 	JZ(LabelRef("store"))
-	to := GP64()
-	MOVQ(c, to)
 	for i := range acc {
 		for j, v := range acc[i] {
 			m := Mem{Base: to, Disp: j * s.bytes()}
@@ -65,15 +67,20 @@ func foldBlock(s isa, p panel, rows int) {
 			ADDQ(strideC, to)
 		}
 	}
+	MOVQ(c, to)
 	Label("store")
 	for i := range acc {
 		for j, v := range acc[i] {
-			s.store(v, Mem{Base: c, Disp: j * s.bytes()}, mask)
+			s.store(v, Mem{Base: to, Disp: j * s.bytes()}, mask)
 		}
 		if i < rows-1 {
-			ADDQ(strideC, c)
+			ADDQ(strideC, to)
 		}
 	}
+	ADDQ(param("nextA"), a)
+	ADDQ(param("nextC"), c)
+	DECQ(tiles)
+	JNZ(LabelRef("tile"))
 	end()
 }
 

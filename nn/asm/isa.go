@@ -62,7 +62,7 @@ func (s isa) maxRows(p panel) int {
 	case p.vectors == 2:
 		return 6
 	}
-	return 8
+	return 13
 }
 
 func (s isa) bytes() int { return 4 * s.lanes }

@@ -6,7 +6,7 @@ var available = detect()
 
 // detect asks for the instruction sets; x/sys/cpu also checks that the operating system keeps their registers.
 func detect() (s []*ISA) {
-	if cpu.X86.HasAVX512F && cpu.X86.HasBMI2 && cpu.X86.HasFMA {
+	if cpu.X86.HasAVX512F && cpu.X86.HasAVX2 && cpu.X86.HasBMI2 && cpu.X86.HasFMA {
 		s = append(s, avx512)
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
@@ -16,8 +16,9 @@ func detect() (s []*ISA) {
 }
 
 var avx512 = &ISA{
-	name:  "avx512",
-	lanes: 16,
+	name:   "avx512",
+	lanes:  16,
+	narrow: avx2,
 	fold: [2][]foldFunc{
 		two: {fold1x2AVX512, fold2x2AVX512, fold3x2AVX512, fold4x2AVX512, fold5x2AVX512, fold6x2AVX512, fold7x2AVX512, fold8x2AVX512, fold9x2AVX512, fold10x2AVX512, fold11x2AVX512, fold12x2AVX512, fold13x2AVX512, fold14x2AVX512},
 		one: {fold1x1AVX512, fold2x1AVX512, fold3x1AVX512, fold4x1AVX512, fold5x1AVX512, fold6x1AVX512, fold7x1AVX512, fold8x1AVX512, fold9x1AVX512, fold10x1AVX512, fold11x1AVX512, fold12x1AVX512, fold13x1AVX512, fold14x1AVX512},
@@ -50,9 +51,9 @@ var avx2 = &ISA{
 	lanes: 8,
 	fold: [2][]foldFunc{
 		two: {fold1x2AVX2, fold2x2AVX2, fold3x2AVX2, fold4x2AVX2, fold5x2AVX2, fold6x2AVX2},
-		one: {fold1x1AVX2, fold2x1AVX2, fold3x1AVX2, fold4x1AVX2, fold5x1AVX2, fold6x1AVX2, fold7x1AVX2, fold8x1AVX2},
+		one: {fold1x1AVX2, fold2x1AVX2, fold3x1AVX2, fold4x1AVX2, fold5x1AVX2, fold6x1AVX2, fold7x1AVX2, fold8x1AVX2, fold9x1AVX2, fold10x1AVX2, fold11x1AVX2, fold12x1AVX2, fold13x1AVX2},
 	},
-	foldTail:            []foldTailFunc{fold1xTailAVX2, fold2xTailAVX2, fold3xTailAVX2, fold4xTailAVX2, fold5xTailAVX2, fold6xTailAVX2, fold7xTailAVX2, fold8xTailAVX2},
+	foldTail:            []foldTailFunc{fold1xTailAVX2, fold2xTailAVX2, fold3xTailAVX2, fold4xTailAVX2, fold5xTailAVX2, fold6xTailAVX2, fold7xTailAVX2, fold8xTailAVX2, fold9xTailAVX2, fold10xTailAVX2, fold11xTailAVX2, fold12xTailAVX2, fold13xTailAVX2},
 	addBias:             [2]biasFunc{addBias2AVX2, addBias1AVX2},
 	addBiasTail:         addBiasTailAVX2,
 	addBiasReLU:         [2]biasFunc{addBiasReLU2AVX2, addBiasReLU1AVX2},

@@ -13,8 +13,9 @@ const BlockTerms = 256
 // ISA is the set of kernels written for one instruction set. Its methods check their bounds and panic where an
 // argument is too short; arrays must not overlap unless it says so.
 type ISA struct {
-	name  string
-	lanes int
+	name   string
+	lanes  int
+	narrow *ISA // works faster on what fits its vectors; nil: none
 
 	// By the kind of panel; fold also by the tile's rows, from 1.
 	fold                 [2][]foldFunc
@@ -34,7 +35,7 @@ type ISA struct {
 	sgd                  func(w, u, g *float32, n uintptr, c *[2]float32)
 	pixels               func(dst *float32, src *byte, n uintptr)
 	transpose8           func(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr)
-	prefetch             func(x *float32, lines uintptr)
+	prefetch             func(x *float32, stride, lines uintptr)
 	fmaScalar            func(d, a, b, c *float32, n uintptr)
 	peak                 func(k uintptr)
 	peakVectors          int
@@ -47,8 +48,8 @@ const (
 )
 
 type (
-	foldFunc                = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add uintptr)
-	foldTailFunc            = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, cols uintptr)
+	foldFunc                = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr)
+	foldTailFunc            = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC, cols uintptr)
 	biasFunc                = func(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr, bias *float32, n uintptr)
 	biasTailFunc            = func(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr, bias *float32, n, cols uintptr)
 	sumRowsFunc             = func(dst, x *float32, stride, n, add uintptr)
@@ -135,37 +136,68 @@ func (o Offsets) Cut(lo, hi int) Offsets { return Offsets{o.at[lo:hi], o.max} }
 // a.Data[i*a.Stride + terms[k]]. The terms are cut into blocks of BlockTerms; the block results are added left to
 // right, the first taken as it is.
 func (s *ISA) Fold(m, n int, a Rows, terms Offsets, b, c Rows) {
+	s.FoldGroups(Groups{N: 1}, m, n, a, terms, b, c)
+}
+
+// Groups says that N products with the same B are wanted at once: A and C of each begin so many elements after those
+// of the one before.
+type Groups struct{ N, A, C int }
+
+// FoldGroups is Fold for each group.
+func (s *ISA) FoldGroups(g Groups, m, n int, a Rows, terms Offsets, b, c Rows) {
 	for lo := 0; lo < terms.Len(); lo += BlockTerms {
 		hi := min(lo+BlockTerms, terms.Len())
-		s.FoldBlock(m, n, a, terms.Cut(lo, hi), b.At(lo, 0), c, lo > 0)
+		s.FoldBlock(g, m, n, a, terms.Cut(lo, hi), b.At(lo, 0), c, lo > 0)
 	}
 }
 
-// FoldBlock is one block of Fold, at most BlockTerms terms: element (i, j) of C becomes the chain
+// FoldBlock is one block of FoldGroups, at most BlockTerms terms: element (i, j) of C becomes the chain
 // acc = fma(A(i, k), B[k][j], acc) from +0 in rising k, or C + acc if add is set.
-func (s *ISA) FoldBlock(m, n int, a Rows, terms Offsets, b, c Rows, add bool) {
+func (s *ISA) FoldBlock(g Groups, m, n int, a Rows, terms Offsets, b, c Rows, add bool) {
 	k := terms.Len()
-	if m <= 0 || n <= 0 || k == 0 {
+	if m <= 0 || n <= 0 || k == 0 || g.N <= 0 {
 		return
 	}
 	if k > BlockTerms {
 		panic(fmt.Sprintf("kernel: block of %d terms", k))
 	}
-	a.check("A", m, terms.max+1)
+	if g.A < 0 || g.C < 0 {
+		panic(fmt.Sprintf("kernel: groups %v", g))
+	}
+	a.check("A", m, terms.max+1+(g.N-1)*g.A)
 	b.check("B", k, n)
-	c.check("C", m, n)
-	offsets := &terms.at[0]
+	c.check("C", m, n+(g.N-1)*g.C)
 	s.panels(n, func(kind, j int) {
-		for i, h := 0, tileRows(m, len(s.fold[kind])); i < m; i += h {
-			s.fold[kind][min(h, m-i)-1](&a.Data[i*a.Stride], bytes(a.Stride), offsets, &b.Data[j], bytes(b.Stride),
-				&c.Data[i*c.Stride+j], bytes(c.Stride), uintptr(k), flag(add))
-		}
+		g.tiles(m, len(s.fold[kind]), a, c, func(i, h, tiles, nextA, nextC int) {
+			s.fold[kind][h-1](&a.Data[i*a.Stride], bytes(a.Stride), &terms.at[0], &b.Data[j], bytes(b.Stride),
+				&c.Data[i*c.Stride+j], bytes(c.Stride), uintptr(k), flag(add), uintptr(tiles), bytes(nextA), bytes(nextC))
+		})
 	}, func(j, cols int) {
-		for i, h := 0, tileRows(m, len(s.foldTail)); i < m; i += h {
-			s.foldTail[min(h, m-i)-1](&a.Data[i*a.Stride], bytes(a.Stride), offsets, &b.Data[j], bytes(b.Stride),
-				&c.Data[i*c.Stride+j], bytes(c.Stride), uintptr(k), flag(add), uintptr(cols))
+		if s.narrow != nil && cols <= s.narrow.lanes {
+			s.narrow.FoldBlock(g, m, cols, a, terms, b.At(0, j), c.At(0, j), add)
+			return
 		}
+		g.tiles(m, len(s.foldTail), a, c, func(i, h, tiles, nextA, nextC int) {
+			s.foldTail[h-1](&a.Data[i*a.Stride], bytes(a.Stride), &terms.at[0], &b.Data[j], bytes(b.Stride),
+				&c.Data[i*c.Stride+j], bytes(c.Stride), uintptr(k), flag(add), uintptr(tiles), bytes(nextA), bytes(nextC), uintptr(cols))
+		})
 	})
+}
+
+// tiles cuts the m rows of each group into tiles of at most most rows and calls do for those that lie evenly: from
+// row i on, of h rows, so many of them.
+func (g Groups) tiles(m, most int, a, c Rows, do func(i, h, tiles, nextA, nextC int)) {
+	for i, h := 0, tileRows(m, most); i < m; {
+		h = min(h, m-i)
+		if g.N > 1 {
+			do(i, h, g.N, g.A, g.C)
+			i += h
+			continue
+		}
+		n := (m - i) / h
+		do(i, h, n, h*a.Stride, h*c.Stride)
+		i += n * h
+	}
 }
 
 // tileRows cuts m rows into the fewest tiles of at most most rows, all nearly alike: a low tile has too few chains to
@@ -328,13 +360,19 @@ func (s *ISA) Pixels(dst []float32, src []byte) {
 	}
 }
 
-// Prefetch asks for x to be brought from memory into the second cache, and does not wait for it.
-func (s *ISA) Prefetch(x []float32) {
-	const line = 64 / 4
-	if len(x) > 0 {
-		s.prefetch(&x[0], uintptr((len(x)+line-1)/line))
+// Prefetch asks for m rows of n values to be brought from memory into the second cache, and does not wait for them.
+func (s *ISA) Prefetch(x Rows, m, n int) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	x.check("rows", m, 1)
+	for j := 0; j < n; j += line {
+		s.prefetch(&x.Data[j], bytes(x.Stride), uintptr(m))
 	}
 }
+
+// line is the number of values in a line of the cache.
+const line = 64 / 4
 
 // Transpose sets dst[j][i] = src[i][j] for m rows of n values of src.
 func (s *ISA) Transpose(m, n int, dst, src Rows) {

@@ -151,25 +151,28 @@ func TestFold(t *testing.T) {
 			b := Rows{nil, n + r.IntN(5)}
 			b.Data = r.values((terms-1)*b.Stride+n, r.IntN(kinds))
 			c := Rows{nil, n + r.IntN(5)}
-			start := r.values((m-1)*c.Stride+n, r.IntN(kinds))
+			size := (m-1)*c.Stride + n
+			g := Groups{N: 1 + round%3, A: r.IntN(200), C: size + r.IntN(3)}
+			start := r.values((g.N-1)*g.C+size, r.IntN(kinds))
 			want := append([]float32(nil), start...)
 			var check func(*testing.T)
 			c.Data, check = guarded(start)
 			eachElement := func(terms int, set func(at int, fold float32)) {
-				for i := range m {
+				for i := range g.N * m {
+					group, i := i/m, i%m
 					for j := range n {
-						set(i*c.Stride+j, foldScalar(terms, func(k int) (float32, float32) {
-							return a.Data[i*a.Stride+int(offsets.at[k])], b.Data[k*b.Stride+j]
+						set(group*g.C+i*c.Stride+j, foldScalar(terms, func(k int) (float32, float32) {
+							return a.Data[group*g.A+i*a.Stride+int(offsets.at[k])], b.Data[k*b.Stride+j]
 						}))
 					}
 				}
 			}
-			s.Fold(m, n, a, offsets, b, c)
+			s.FoldGroups(g, m, n, a, offsets, b, c)
 			eachElement(terms, func(at int, fold float32) { want[at] = fold })
 			same(t, what, c.Data, want)
 
 			short := min(terms, BlockTerms)
-			s.FoldBlock(m, n, a, offsets.Cut(0, short), b, c, true)
+			s.FoldBlock(g, m, n, a, offsets.Cut(0, short), b, c, true)
 			eachElement(short, func(at int, fold float32) { want[at] += fold })
 			same(t, what+" added", c.Data, want)
 			check(t)
@@ -442,7 +445,7 @@ func TestTranspose(t *testing.T) {
 func TestPrefetch(t *testing.T) {
 	each(t, func(_ *testing.T, s *ISA, _ *source) {
 		for n := range 40 {
-			s.Prefetch(make([]float32, n)) // has no effect that could be seen
+			s.Prefetch(Rows{make([]float32, 3*n), n}, 3, n) // has no effect that could be seen
 		}
 	})
 }
@@ -452,12 +455,18 @@ func TestBounds(t *testing.T) {
 	each(t, func(t *testing.T, s *ISA, _ *source) {
 		f := func(n int) []float32 { return make([]float32, n) }
 		three, code := Strided(3, 1), make([]int32, 8)
+		block := func(g Groups, terms int) {
+			s.FoldBlock(g, 1, 1, Rows{f(300), 0}, Strided(terms, 1), Rows{f(300), 1}, Rows{f(1), 1}, false)
+		}
 		calls := map[string]func(){
 			"fold A":           func() { s.Fold(2, 4, Rows{f(5), 3}, three, Rows{f(12), 4}, Rows{f(8), 4}) },
 			"fold B":           func() { s.Fold(2, 4, Rows{f(6), 3}, three, Rows{f(11), 4}, Rows{f(8), 4}) },
 			"fold C":           func() { s.Fold(2, 4, Rows{f(6), 3}, three, Rows{f(12), 4}, Rows{f(7), 4}) },
 			"fold stride":      func() { s.Fold(2, 4, Rows{f(6), -1}, three, Rows{f(12), 4}, Rows{f(8), 4}) },
-			"fold block":       func() { s.FoldBlock(1, 1, Rows{f(300), 0}, Strided(257, 1), Rows{f(300), 1}, Rows{f(1), 1}, false) },
+			"fold block":       func() { block(Groups{N: 1}, 257) },
+			"fold groups A":    func() { block(Groups{2, 298, 0}, 4) },
+			"fold groups C":    func() { block(Groups{2, 0, 1}, 4) },
+			"fold groups":      func() { block(Groups{2, -1, 0}, 4) },
 			"negative offset":  func() { NewOffsets(1, func(int) int { return -1 }) },
 			"bias":             func() { s.AddBias(1, 4, Rows{f(4), 4}, Rows{f(4), 4}, f(3)[:3:3], false) },
 			"bias destination": func() { s.AddBias(2, 4, Rows{f(7), 4}, Rows{f(8), 4}, f(4), false) },

@@ -4,215 +4,215 @@
 
 package kernel
 
-// fold1x2AVX512 is one block of a fold product, 1 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold1x2AVX512 is one block of a fold product, tiles > 0 times 1 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold1x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold2x2AVX512 is one block of a fold product, 2 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold2x2AVX512 is one block of a fold product, tiles > 0 times 2 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold2x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold3x2AVX512 is one block of a fold product, 3 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold3x2AVX512 is one block of a fold product, tiles > 0 times 3 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold3x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold4x2AVX512 is one block of a fold product, 4 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold4x2AVX512 is one block of a fold product, tiles > 0 times 4 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold4x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold5x2AVX512 is one block of a fold product, 5 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold5x2AVX512 is one block of a fold product, tiles > 0 times 5 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold5x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold6x2AVX512 is one block of a fold product, 6 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold6x2AVX512 is one block of a fold product, tiles > 0 times 6 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold6x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold7x2AVX512 is one block of a fold product, 7 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold7x2AVX512 is one block of a fold product, tiles > 0 times 7 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold7x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold7x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold8x2AVX512 is one block of a fold product, 8 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold8x2AVX512 is one block of a fold product, tiles > 0 times 8 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold8x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold8x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold9x2AVX512 is one block of a fold product, 9 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold9x2AVX512 is one block of a fold product, tiles > 0 times 9 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold9x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold9x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold10x2AVX512 is one block of a fold product, 10 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold10x2AVX512 is one block of a fold product, tiles > 0 times 10 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold10x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold10x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold11x2AVX512 is one block of a fold product, 11 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold11x2AVX512 is one block of a fold product, tiles > 0 times 11 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold11x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold11x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold12x2AVX512 is one block of a fold product, 12 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold12x2AVX512 is one block of a fold product, tiles > 0 times 12 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold12x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold12x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold13x2AVX512 is one block of a fold product, 13 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold13x2AVX512 is one block of a fold product, tiles > 0 times 13 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold13x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold13x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold14x2AVX512 is one block of a fold product, 14 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold14x2AVX512 is one block of a fold product, tiles > 0 times 14 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold14x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold14x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold1x1AVX512 is one block of a fold product, 1 rows by one vector. Strides are in bytes, offsets in elements.
+// fold1x1AVX512 is one block of a fold product, tiles > 0 times 1 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold1x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold2x1AVX512 is one block of a fold product, 2 rows by one vector. Strides are in bytes, offsets in elements.
+// fold2x1AVX512 is one block of a fold product, tiles > 0 times 2 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold2x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold3x1AVX512 is one block of a fold product, 3 rows by one vector. Strides are in bytes, offsets in elements.
+// fold3x1AVX512 is one block of a fold product, tiles > 0 times 3 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold3x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold4x1AVX512 is one block of a fold product, 4 rows by one vector. Strides are in bytes, offsets in elements.
+// fold4x1AVX512 is one block of a fold product, tiles > 0 times 4 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold4x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold5x1AVX512 is one block of a fold product, 5 rows by one vector. Strides are in bytes, offsets in elements.
+// fold5x1AVX512 is one block of a fold product, tiles > 0 times 5 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold5x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold6x1AVX512 is one block of a fold product, 6 rows by one vector. Strides are in bytes, offsets in elements.
+// fold6x1AVX512 is one block of a fold product, tiles > 0 times 6 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold6x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold7x1AVX512 is one block of a fold product, 7 rows by one vector. Strides are in bytes, offsets in elements.
+// fold7x1AVX512 is one block of a fold product, tiles > 0 times 7 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold7x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold7x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold8x1AVX512 is one block of a fold product, 8 rows by one vector. Strides are in bytes, offsets in elements.
+// fold8x1AVX512 is one block of a fold product, tiles > 0 times 8 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold8x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold8x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold9x1AVX512 is one block of a fold product, 9 rows by one vector. Strides are in bytes, offsets in elements.
+// fold9x1AVX512 is one block of a fold product, tiles > 0 times 9 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold9x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold9x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold10x1AVX512 is one block of a fold product, 10 rows by one vector. Strides are in bytes, offsets in elements.
+// fold10x1AVX512 is one block of a fold product, tiles > 0 times 10 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold10x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold10x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold11x1AVX512 is one block of a fold product, 11 rows by one vector. Strides are in bytes, offsets in elements.
+// fold11x1AVX512 is one block of a fold product, tiles > 0 times 11 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold11x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold11x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold12x1AVX512 is one block of a fold product, 12 rows by one vector. Strides are in bytes, offsets in elements.
+// fold12x1AVX512 is one block of a fold product, tiles > 0 times 12 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold12x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold12x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold13x1AVX512 is one block of a fold product, 13 rows by one vector. Strides are in bytes, offsets in elements.
+// fold13x1AVX512 is one block of a fold product, tiles > 0 times 13 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold13x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold13x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold14x1AVX512 is one block of a fold product, 14 rows by one vector. Strides are in bytes, offsets in elements.
+// fold14x1AVX512 is one block of a fold product, tiles > 0 times 14 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold14x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold14x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold1xTailAVX512 is one block of a fold product, 1 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold1xTailAVX512 is one block of a fold product, tiles > 0 times 1 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold1xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold2xTailAVX512 is one block of a fold product, 2 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold2xTailAVX512 is one block of a fold product, tiles > 0 times 2 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold2xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold3xTailAVX512 is one block of a fold product, 3 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold3xTailAVX512 is one block of a fold product, tiles > 0 times 3 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold3xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold4xTailAVX512 is one block of a fold product, 4 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold4xTailAVX512 is one block of a fold product, tiles > 0 times 4 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold4xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold5xTailAVX512 is one block of a fold product, 5 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold5xTailAVX512 is one block of a fold product, tiles > 0 times 5 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold5xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold6xTailAVX512 is one block of a fold product, 6 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold6xTailAVX512 is one block of a fold product, tiles > 0 times 6 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold6xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold7xTailAVX512 is one block of a fold product, 7 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold7xTailAVX512 is one block of a fold product, tiles > 0 times 7 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold7xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold7xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold8xTailAVX512 is one block of a fold product, 8 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold8xTailAVX512 is one block of a fold product, tiles > 0 times 8 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold8xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold8xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold9xTailAVX512 is one block of a fold product, 9 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold9xTailAVX512 is one block of a fold product, tiles > 0 times 9 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold9xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold9xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold10xTailAVX512 is one block of a fold product, 10 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold10xTailAVX512 is one block of a fold product, tiles > 0 times 10 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold10xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold10xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold11xTailAVX512 is one block of a fold product, 11 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold11xTailAVX512 is one block of a fold product, tiles > 0 times 11 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold11xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold11xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold12xTailAVX512 is one block of a fold product, 12 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold12xTailAVX512 is one block of a fold product, tiles > 0 times 12 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold12xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold12xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold13xTailAVX512 is one block of a fold product, 13 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold13xTailAVX512 is one block of a fold product, tiles > 0 times 13 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold13xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold13xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold14xTailAVX512 is one block of a fold product, 14 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold14xTailAVX512 is one block of a fold product, tiles > 0 times 14 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold14xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold14xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
 // addBias2AVX512 sets dst = src + bias on n > 0 rows; strides are in bytes.
 //
@@ -319,115 +319,165 @@ func pixelsAVX512(dst *float32, src *byte, n uintptr)
 //go:noescape
 func peakAVX512(k uintptr)
 
-// fold1x2AVX2 is one block of a fold product, 1 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold1x2AVX2 is one block of a fold product, tiles > 0 times 1 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold1x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold2x2AVX2 is one block of a fold product, 2 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold2x2AVX2 is one block of a fold product, tiles > 0 times 2 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold2x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold3x2AVX2 is one block of a fold product, 3 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold3x2AVX2 is one block of a fold product, tiles > 0 times 3 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold3x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold4x2AVX2 is one block of a fold product, 4 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold4x2AVX2 is one block of a fold product, tiles > 0 times 4 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold4x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold5x2AVX2 is one block of a fold product, 5 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold5x2AVX2 is one block of a fold product, tiles > 0 times 5 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold5x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold6x2AVX2 is one block of a fold product, 6 rows by 2 vectors. Strides are in bytes, offsets in elements.
+// fold6x2AVX2 is one block of a fold product, tiles > 0 times 6 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold6x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold1x1AVX2 is one block of a fold product, 1 rows by one vector. Strides are in bytes, offsets in elements.
+// fold1x1AVX2 is one block of a fold product, tiles > 0 times 1 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold1x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold2x1AVX2 is one block of a fold product, 2 rows by one vector. Strides are in bytes, offsets in elements.
+// fold2x1AVX2 is one block of a fold product, tiles > 0 times 2 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold2x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold3x1AVX2 is one block of a fold product, 3 rows by one vector. Strides are in bytes, offsets in elements.
+// fold3x1AVX2 is one block of a fold product, tiles > 0 times 3 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold3x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold4x1AVX2 is one block of a fold product, 4 rows by one vector. Strides are in bytes, offsets in elements.
+// fold4x1AVX2 is one block of a fold product, tiles > 0 times 4 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold4x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold5x1AVX2 is one block of a fold product, 5 rows by one vector. Strides are in bytes, offsets in elements.
+// fold5x1AVX2 is one block of a fold product, tiles > 0 times 5 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold5x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold6x1AVX2 is one block of a fold product, 6 rows by one vector. Strides are in bytes, offsets in elements.
+// fold6x1AVX2 is one block of a fold product, tiles > 0 times 6 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold6x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold7x1AVX2 is one block of a fold product, 7 rows by one vector. Strides are in bytes, offsets in elements.
+// fold7x1AVX2 is one block of a fold product, tiles > 0 times 7 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold7x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold7x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold8x1AVX2 is one block of a fold product, 8 rows by one vector. Strides are in bytes, offsets in elements.
+// fold8x1AVX2 is one block of a fold product, tiles > 0 times 8 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold8x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+func fold8x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold1xTailAVX2 is one block of a fold product, 1 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold9x1AVX2 is one block of a fold product, tiles > 0 times 9 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold1xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold9x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold2xTailAVX2 is one block of a fold product, 2 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold10x1AVX2 is one block of a fold product, tiles > 0 times 10 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold2xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold10x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold3xTailAVX2 is one block of a fold product, 3 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold11x1AVX2 is one block of a fold product, tiles > 0 times 11 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold3xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold11x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold4xTailAVX2 is one block of a fold product, 4 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold12x1AVX2 is one block of a fold product, tiles > 0 times 12 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold4xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold12x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold5xTailAVX2 is one block of a fold product, 5 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold13x1AVX2 is one block of a fold product, tiles > 0 times 13 rows by one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold5xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold13x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 
-// fold6xTailAVX2 is one block of a fold product, 6 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold1xTailAVX2 is one block of a fold product, tiles > 0 times 1 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold6xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold1xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold7xTailAVX2 is one block of a fold product, 7 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold2xTailAVX2 is one block of a fold product, tiles > 0 times 2 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold7xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold2xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
-// fold8xTailAVX2 is one block of a fold product, 8 rows by cols columns of one vector. Strides are in bytes, offsets in elements.
+// fold3xTailAVX2 is one block of a fold product, tiles > 0 times 3 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
 //
 //go:noescape
-func fold8xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+func fold3xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold4xTailAVX2 is one block of a fold product, tiles > 0 times 4 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold4xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold5xTailAVX2 is one block of a fold product, tiles > 0 times 5 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold5xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold6xTailAVX2 is one block of a fold product, tiles > 0 times 6 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold6xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold7xTailAVX2 is one block of a fold product, tiles > 0 times 7 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold7xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold8xTailAVX2 is one block of a fold product, tiles > 0 times 8 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold8xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold9xTailAVX2 is one block of a fold product, tiles > 0 times 9 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold9xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold10xTailAVX2 is one block of a fold product, tiles > 0 times 10 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold10xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold11xTailAVX2 is one block of a fold product, tiles > 0 times 11 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold11xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold12xTailAVX2 is one block of a fold product, tiles > 0 times 12 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold12xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+
+// fold13xTailAVX2 is one block of a fold product, tiles > 0 times 13 rows by cols columns of one vector, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.
+//
+//go:noescape
+func fold13xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 
 // addBias2AVX2 sets dst = src + bias on n > 0 rows; strides are in bytes.
 //
@@ -539,10 +589,10 @@ func peakAVX2(k uintptr)
 //go:noescape
 func transpose8(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr)
 
-// prefetch asks for lines > 0 cache lines of 64 bytes to be brought near.
+// prefetch asks for lines > 0 cache lines to be brought near, stride bytes apart.
 //
 //go:noescape
-func prefetch(x *float32, lines uintptr)
+func prefetch(x *float32, stride uintptr, lines uintptr)
 
 // fmaScalar sets d[i] = fma(a[i], b[i], c[i]) for n > 0 elements.
 //

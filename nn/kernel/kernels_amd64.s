@@ -22,104 +22,128 @@ DATA tailMasks<>+56(SB)/4, $0x00000000
 DATA tailMasks<>+60(SB)/4, $0x00000000
 GLOBL tailMasks<>(SB), RODATA|NOPTR, $64
 
-// func fold1x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold1x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold1x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), CX
-	MOVQ   k+56(FP), DX
-	MOVQ   b+24(FP), BX
-	MOVQ   strideB+32(FP), SI
+TEXT ·fold1x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), CX
+	MOVQ c+40(FP), DX
+	MOVQ tiles+72(FP), BX
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMOVUPS      (BX), Z2
-	VMOVUPS      64(BX), Z3
-	VBROADCASTSS (DI), Z4
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMOVUPS      (DI), Z2
+	VMOVUPS      64(DI), Z3
+	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
 	JZ           store
-	MOVQ         AX, CX
-	VADDPS       (CX), Z0, Z0
-	VADDPS       64(CX), Z1, Z1
+	VADDPS       (DI), Z0, Z0
+	VADDPS       64(DI), Z1, Z1
+	MOVQ         DX, DI
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	MOVQ    nextA+80(FP), SI
+	ADDQ    SI, AX
+	MOVQ    nextC+88(FP), SI
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold2x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold2x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold2x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold2x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Z4
-	VMOVUPS      64(SI), Z5
-	VBROADCASTSS (R8), Z6
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Z4
+	VMOVUPS      64(R8), Z5
+	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R8)(CX*1), Z6
+	VBROADCASTSS (R10)(CX*1), Z6
 	VFMADD231PS  Z4, Z6, Z2
 	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
+	VADDPS       (R9), Z0, Z0
+	VADDPS       64(R9), Z1, Z1
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	VADDPS       64(R9), Z3, Z3
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
+	VMOVUPS Z0, (R9)
+	VMOVUPS Z1, 64(R9)
+	ADDQ    DI, R9
+	VMOVUPS Z2, (R9)
+	VMOVUPS Z3, 64(R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold3x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold3x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold3x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold3x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -128,60 +152,70 @@ TEXT ·fold3x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z5, Z5, Z5
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Z7
-	VBROADCASTSS (R8), Z8
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Z6
+	VMOVUPS      64(R8), Z7
+	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z6, Z8, Z0
 	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS (R8)(CX*1), Z8
+	VBROADCASTSS (R10)(CX*1), Z8
 	VFMADD231PS  Z6, Z8, Z2
 	VFMADD231PS  Z7, Z8, Z3
-	VBROADCASTSS (R8)(CX*2), Z8
+	VBROADCASTSS (R10)(CX*2), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
+	VADDPS       (R9), Z0, Z0
+	VADDPS       64(R9), Z1, Z1
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	VADDPS       64(R9), Z3, Z3
+	ADDQ         DI, R9
+	VADDPS       (R9), Z4, Z4
+	VADDPS       64(R9), Z5, Z5
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
+	VMOVUPS Z0, (R9)
+	VMOVUPS Z1, 64(R9)
+	ADDQ    DI, R9
+	VMOVUPS Z2, (R9)
+	VMOVUPS Z3, 64(R9)
+	ADDQ    DI, R9
+	VMOVUPS Z4, (R9)
+	VMOVUPS Z5, 64(R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold4x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold4x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold4x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold4x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -192,69 +226,79 @@ TEXT ·fold4x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z7, Z7, Z7
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Z8
-	VMOVUPS      64(SI), Z9
-	VBROADCASTSS (R9), Z10
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Z8
+	VMOVUPS      64(R9), Z9
+	VBROADCASTSS (R11), Z10
 	VFMADD231PS  Z8, Z10, Z0
 	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS (R9)(CX*1), Z10
+	VBROADCASTSS (R11)(CX*1), Z10
 	VFMADD231PS  Z8, Z10, Z2
 	VFMADD231PS  Z9, Z10, Z3
-	VBROADCASTSS (R9)(CX*2), Z10
+	VBROADCASTSS (R11)(CX*2), Z10
 	VFMADD231PS  Z8, Z10, Z4
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (R9)(R8*1), Z10
+	VBROADCASTSS (R11)(DI*1), Z10
 	VFMADD231PS  Z8, Z10, Z6
 	VFMADD231PS  Z9, Z10, Z7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
+	VADDPS       (R10), Z0, Z0
+	VADDPS       64(R10), Z1, Z1
+	ADDQ         R8, R10
+	VADDPS       (R10), Z2, Z2
+	VADDPS       64(R10), Z3, Z3
+	ADDQ         R8, R10
+	VADDPS       (R10), Z4, Z4
+	VADDPS       64(R10), Z5, Z5
+	ADDQ         R8, R10
+	VADDPS       (R10), Z6, Z6
+	VADDPS       64(R10), Z7, Z7
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
+	VMOVUPS Z0, (R10)
+	VMOVUPS Z1, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, (R10)
+	VMOVUPS Z3, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z4, (R10)
+	VMOVUPS Z5, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z6, (R10)
+	VMOVUPS Z7, 64(R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold5x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold5x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold5x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold5x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -267,79 +311,89 @@ TEXT ·fold5x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z9, Z9, Z9
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Z10
-	VMOVUPS      64(SI), Z11
-	VBROADCASTSS (R9), Z12
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Z10
+	VMOVUPS      64(R9), Z11
+	VBROADCASTSS (R11), Z12
 	VFMADD231PS  Z10, Z12, Z0
 	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS (R9)(CX*1), Z12
+	VBROADCASTSS (R11)(CX*1), Z12
 	VFMADD231PS  Z10, Z12, Z2
 	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (R9)(CX*2), Z12
+	VBROADCASTSS (R11)(CX*2), Z12
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSS (R9)(R8*1), Z12
+	VBROADCASTSS (R11)(DI*1), Z12
 	VFMADD231PS  Z10, Z12, Z6
 	VFMADD231PS  Z11, Z12, Z7
-	VBROADCASTSS (R9)(CX*4), Z12
+	VBROADCASTSS (R11)(CX*4), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
+	VADDPS       (R10), Z0, Z0
+	VADDPS       64(R10), Z1, Z1
+	ADDQ         R8, R10
+	VADDPS       (R10), Z2, Z2
+	VADDPS       64(R10), Z3, Z3
+	ADDQ         R8, R10
+	VADDPS       (R10), Z4, Z4
+	VADDPS       64(R10), Z5, Z5
+	ADDQ         R8, R10
+	VADDPS       (R10), Z6, Z6
+	VADDPS       64(R10), Z7, Z7
+	ADDQ         R8, R10
+	VADDPS       (R10), Z8, Z8
+	VADDPS       64(R10), Z9, Z9
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
+	VMOVUPS Z0, (R10)
+	VMOVUPS Z1, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, (R10)
+	VMOVUPS Z3, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z4, (R10)
+	VMOVUPS Z5, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z6, (R10)
+	VMOVUPS Z7, 64(R10)
+	ADDQ    R8, R10
+	VMOVUPS Z8, (R10)
+	VMOVUPS Z9, 64(R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold6x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold6x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold6x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold6x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -354,88 +408,98 @@ TEXT ·fold6x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z11, Z11, Z11
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VBROADCASTSS (R10), Z14
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Z12
+	VMOVUPS      64(R10), Z13
+	VBROADCASTSS (R12), Z14
 	VFMADD231PS  Z12, Z14, Z0
 	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS (R10)(CX*1), Z14
+	VBROADCASTSS (R12)(CX*1), Z14
 	VFMADD231PS  Z12, Z14, Z2
 	VFMADD231PS  Z13, Z14, Z3
-	VBROADCASTSS (R10)(CX*2), Z14
+	VBROADCASTSS (R12)(CX*2), Z14
 	VFMADD231PS  Z12, Z14, Z4
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (R10)(R8*1), Z14
+	VBROADCASTSS (R12)(DI*1), Z14
 	VFMADD231PS  Z12, Z14, Z6
 	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (R10)(CX*4), Z14
+	VBROADCASTSS (R12)(CX*4), Z14
 	VFMADD231PS  Z12, Z14, Z8
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (R10)(R9*1), Z14
+	VBROADCASTSS (R12)(R8*1), Z14
 	VFMADD231PS  Z12, Z14, Z10
 	VFMADD231PS  Z13, Z14, Z11
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
+	VADDPS       (R11), Z0, Z0
+	VADDPS       64(R11), Z1, Z1
+	ADDQ         R9, R11
+	VADDPS       (R11), Z2, Z2
+	VADDPS       64(R11), Z3, Z3
+	ADDQ         R9, R11
+	VADDPS       (R11), Z4, Z4
+	VADDPS       64(R11), Z5, Z5
+	ADDQ         R9, R11
+	VADDPS       (R11), Z6, Z6
+	VADDPS       64(R11), Z7, Z7
+	ADDQ         R9, R11
+	VADDPS       (R11), Z8, Z8
+	VADDPS       64(R11), Z9, Z9
+	ADDQ         R9, R11
+	VADDPS       (R11), Z10, Z10
+	VADDPS       64(R11), Z11, Z11
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, (R11)
+	VMOVUPS Z3, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, (R11)
+	VMOVUPS Z5, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z6, (R11)
+	VMOVUPS Z7, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z8, (R11)
+	VMOVUPS Z9, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z10, (R11)
+	VMOVUPS Z11, 64(R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold7x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold7x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold7x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold7x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -452,98 +516,108 @@ TEXT ·fold7x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z13, Z13, Z13
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Z14
-	VMOVUPS      64(SI), Z15
-	VBROADCASTSS (R10), Z16
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Z14
+	VMOVUPS      64(R10), Z15
+	VBROADCASTSS (R12), Z16
 	VFMADD231PS  Z14, Z16, Z0
 	VFMADD231PS  Z15, Z16, Z1
-	VBROADCASTSS (R10)(CX*1), Z16
+	VBROADCASTSS (R12)(CX*1), Z16
 	VFMADD231PS  Z14, Z16, Z2
 	VFMADD231PS  Z15, Z16, Z3
-	VBROADCASTSS (R10)(CX*2), Z16
+	VBROADCASTSS (R12)(CX*2), Z16
 	VFMADD231PS  Z14, Z16, Z4
 	VFMADD231PS  Z15, Z16, Z5
-	VBROADCASTSS (R10)(R8*1), Z16
+	VBROADCASTSS (R12)(DI*1), Z16
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	VBROADCASTSS (R10)(CX*4), Z16
+	VBROADCASTSS (R12)(CX*4), Z16
 	VFMADD231PS  Z14, Z16, Z8
 	VFMADD231PS  Z15, Z16, Z9
-	VBROADCASTSS (R10)(R9*1), Z16
+	VBROADCASTSS (R12)(R8*1), Z16
 	VFMADD231PS  Z14, Z16, Z10
 	VFMADD231PS  Z15, Z16, Z11
-	VBROADCASTSS (R10)(R8*2), Z16
+	VBROADCASTSS (R12)(DI*2), Z16
 	VFMADD231PS  Z14, Z16, Z12
 	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
+	VADDPS       (R11), Z0, Z0
+	VADDPS       64(R11), Z1, Z1
+	ADDQ         R9, R11
+	VADDPS       (R11), Z2, Z2
+	VADDPS       64(R11), Z3, Z3
+	ADDQ         R9, R11
+	VADDPS       (R11), Z4, Z4
+	VADDPS       64(R11), Z5, Z5
+	ADDQ         R9, R11
+	VADDPS       (R11), Z6, Z6
+	VADDPS       64(R11), Z7, Z7
+	ADDQ         R9, R11
+	VADDPS       (R11), Z8, Z8
+	VADDPS       64(R11), Z9, Z9
+	ADDQ         R9, R11
+	VADDPS       (R11), Z10, Z10
+	VADDPS       64(R11), Z11, Z11
+	ADDQ         R9, R11
+	VADDPS       (R11), Z12, Z12
+	VADDPS       64(R11), Z13, Z13
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, (R11)
+	VMOVUPS Z3, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, (R11)
+	VMOVUPS Z5, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z6, (R11)
+	VMOVUPS Z7, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z8, (R11)
+	VMOVUPS Z9, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z10, (R11)
+	VMOVUPS Z11, 64(R11)
+	ADDQ    R9, R11
+	VMOVUPS Z12, (R11)
+	VMOVUPS Z13, 64(R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold8x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold8x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold8x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold8x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -562,107 +636,117 @@ TEXT ·fold8x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z15, Z15, Z15
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS      (SI), Z16
-	VMOVUPS      64(SI), Z17
-	VBROADCASTSS (R11), Z18
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Z16
+	VMOVUPS      64(R11), Z17
+	VBROADCASTSS (R13), Z18
 	VFMADD231PS  Z16, Z18, Z0
 	VFMADD231PS  Z17, Z18, Z1
-	VBROADCASTSS (R11)(CX*1), Z18
+	VBROADCASTSS (R13)(CX*1), Z18
 	VFMADD231PS  Z16, Z18, Z2
 	VFMADD231PS  Z17, Z18, Z3
-	VBROADCASTSS (R11)(CX*2), Z18
+	VBROADCASTSS (R13)(CX*2), Z18
 	VFMADD231PS  Z16, Z18, Z4
 	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSS (R11)(R8*1), Z18
+	VBROADCASTSS (R13)(DI*1), Z18
 	VFMADD231PS  Z16, Z18, Z6
 	VFMADD231PS  Z17, Z18, Z7
-	VBROADCASTSS (R11)(CX*4), Z18
+	VBROADCASTSS (R13)(CX*4), Z18
 	VFMADD231PS  Z16, Z18, Z8
 	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSS (R11)(R9*1), Z18
+	VBROADCASTSS (R13)(R8*1), Z18
 	VFMADD231PS  Z16, Z18, Z10
 	VFMADD231PS  Z17, Z18, Z11
-	VBROADCASTSS (R11)(R8*2), Z18
+	VBROADCASTSS (R13)(DI*2), Z18
 	VFMADD231PS  Z16, Z18, Z12
 	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSS (R11)(R10*1), Z18
+	VBROADCASTSS (R13)(R9*1), Z18
 	VFMADD231PS  Z16, Z18, Z14
 	VFMADD231PS  Z17, Z18, Z15
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
+	VADDPS       (R12), Z0, Z0
+	VADDPS       64(R12), Z1, Z1
+	ADDQ         R10, R12
+	VADDPS       (R12), Z2, Z2
+	VADDPS       64(R12), Z3, Z3
+	ADDQ         R10, R12
+	VADDPS       (R12), Z4, Z4
+	VADDPS       64(R12), Z5, Z5
+	ADDQ         R10, R12
+	VADDPS       (R12), Z6, Z6
+	VADDPS       64(R12), Z7, Z7
+	ADDQ         R10, R12
+	VADDPS       (R12), Z8, Z8
+	VADDPS       64(R12), Z9, Z9
+	ADDQ         R10, R12
+	VADDPS       (R12), Z10, Z10
+	VADDPS       64(R12), Z11, Z11
+	ADDQ         R10, R12
+	VADDPS       (R12), Z12, Z12
+	VADDPS       64(R12), Z13, Z13
+	ADDQ         R10, R12
+	VADDPS       (R12), Z14, Z14
+	VADDPS       64(R12), Z15, Z15
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
+	VMOVUPS Z0, (R12)
+	VMOVUPS Z1, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, (R12)
+	VMOVUPS Z3, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, (R12)
+	VMOVUPS Z5, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, (R12)
+	VMOVUPS Z7, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z8, (R12)
+	VMOVUPS Z9, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z10, (R12)
+	VMOVUPS Z11, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z12, (R12)
+	VMOVUPS Z13, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z14, (R12)
+	VMOVUPS Z15, 64(R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold9x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold9x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold9x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold9x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -683,117 +767,127 @@ TEXT ·fold9x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z17, Z17, Z17
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS      (SI), Z18
-	VMOVUPS      64(SI), Z19
-	VBROADCASTSS (R11), Z20
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Z18
+	VMOVUPS      64(R11), Z19
+	VBROADCASTSS (R13), Z20
 	VFMADD231PS  Z18, Z20, Z0
 	VFMADD231PS  Z19, Z20, Z1
-	VBROADCASTSS (R11)(CX*1), Z20
+	VBROADCASTSS (R13)(CX*1), Z20
 	VFMADD231PS  Z18, Z20, Z2
 	VFMADD231PS  Z19, Z20, Z3
-	VBROADCASTSS (R11)(CX*2), Z20
+	VBROADCASTSS (R13)(CX*2), Z20
 	VFMADD231PS  Z18, Z20, Z4
 	VFMADD231PS  Z19, Z20, Z5
-	VBROADCASTSS (R11)(R8*1), Z20
+	VBROADCASTSS (R13)(DI*1), Z20
 	VFMADD231PS  Z18, Z20, Z6
 	VFMADD231PS  Z19, Z20, Z7
-	VBROADCASTSS (R11)(CX*4), Z20
+	VBROADCASTSS (R13)(CX*4), Z20
 	VFMADD231PS  Z18, Z20, Z8
 	VFMADD231PS  Z19, Z20, Z9
-	VBROADCASTSS (R11)(R9*1), Z20
+	VBROADCASTSS (R13)(R8*1), Z20
 	VFMADD231PS  Z18, Z20, Z10
 	VFMADD231PS  Z19, Z20, Z11
-	VBROADCASTSS (R11)(R8*2), Z20
+	VBROADCASTSS (R13)(DI*2), Z20
 	VFMADD231PS  Z18, Z20, Z12
 	VFMADD231PS  Z19, Z20, Z13
-	VBROADCASTSS (R11)(R10*1), Z20
+	VBROADCASTSS (R13)(R9*1), Z20
 	VFMADD231PS  Z18, Z20, Z14
 	VFMADD231PS  Z19, Z20, Z15
-	VBROADCASTSS (R11)(CX*8), Z20
+	VBROADCASTSS (R13)(CX*8), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
+	VADDPS       (R12), Z0, Z0
+	VADDPS       64(R12), Z1, Z1
+	ADDQ         R10, R12
+	VADDPS       (R12), Z2, Z2
+	VADDPS       64(R12), Z3, Z3
+	ADDQ         R10, R12
+	VADDPS       (R12), Z4, Z4
+	VADDPS       64(R12), Z5, Z5
+	ADDQ         R10, R12
+	VADDPS       (R12), Z6, Z6
+	VADDPS       64(R12), Z7, Z7
+	ADDQ         R10, R12
+	VADDPS       (R12), Z8, Z8
+	VADDPS       64(R12), Z9, Z9
+	ADDQ         R10, R12
+	VADDPS       (R12), Z10, Z10
+	VADDPS       64(R12), Z11, Z11
+	ADDQ         R10, R12
+	VADDPS       (R12), Z12, Z12
+	VADDPS       64(R12), Z13, Z13
+	ADDQ         R10, R12
+	VADDPS       (R12), Z14, Z14
+	VADDPS       64(R12), Z15, Z15
+	ADDQ         R10, R12
+	VADDPS       (R12), Z16, Z16
+	VADDPS       64(R12), Z17, Z17
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z0, (R12)
+	VMOVUPS Z1, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, (R12)
+	VMOVUPS Z3, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, (R12)
+	VMOVUPS Z5, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, (R12)
+	VMOVUPS Z7, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z8, (R12)
+	VMOVUPS Z9, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z10, (R12)
+	VMOVUPS Z11, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z12, (R12)
+	VMOVUPS Z13, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z14, (R12)
+	VMOVUPS Z15, 64(R12)
+	ADDQ    R10, R12
+	VMOVUPS Z16, (R12)
+	VMOVUPS Z17, 64(R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold10x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold10x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold10x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold10x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -816,126 +910,136 @@ TEXT ·fold10x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z19, Z19, Z19
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS      (SI), Z20
-	VMOVUPS      64(SI), Z21
-	VBROADCASTSS (R12), Z22
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Z20
+	VMOVUPS      64(R12), Z21
+	VBROADCASTSS (R14), Z22
 	VFMADD231PS  Z20, Z22, Z0
 	VFMADD231PS  Z21, Z22, Z1
-	VBROADCASTSS (R12)(CX*1), Z22
+	VBROADCASTSS (R14)(CX*1), Z22
 	VFMADD231PS  Z20, Z22, Z2
 	VFMADD231PS  Z21, Z22, Z3
-	VBROADCASTSS (R12)(CX*2), Z22
+	VBROADCASTSS (R14)(CX*2), Z22
 	VFMADD231PS  Z20, Z22, Z4
 	VFMADD231PS  Z21, Z22, Z5
-	VBROADCASTSS (R12)(R8*1), Z22
+	VBROADCASTSS (R14)(DI*1), Z22
 	VFMADD231PS  Z20, Z22, Z6
 	VFMADD231PS  Z21, Z22, Z7
-	VBROADCASTSS (R12)(CX*4), Z22
+	VBROADCASTSS (R14)(CX*4), Z22
 	VFMADD231PS  Z20, Z22, Z8
 	VFMADD231PS  Z21, Z22, Z9
-	VBROADCASTSS (R12)(R9*1), Z22
+	VBROADCASTSS (R14)(R8*1), Z22
 	VFMADD231PS  Z20, Z22, Z10
 	VFMADD231PS  Z21, Z22, Z11
-	VBROADCASTSS (R12)(R8*2), Z22
+	VBROADCASTSS (R14)(DI*2), Z22
 	VFMADD231PS  Z20, Z22, Z12
 	VFMADD231PS  Z21, Z22, Z13
-	VBROADCASTSS (R12)(R10*1), Z22
+	VBROADCASTSS (R14)(R9*1), Z22
 	VFMADD231PS  Z20, Z22, Z14
 	VFMADD231PS  Z21, Z22, Z15
-	VBROADCASTSS (R12)(CX*8), Z22
+	VBROADCASTSS (R14)(CX*8), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (R12)(R11*1), Z22
+	VBROADCASTSS (R14)(R10*1), Z22
 	VFMADD231PS  Z20, Z22, Z18
 	VFMADD231PS  Z21, Z22, Z19
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         CX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
+	VADDPS       (R13), Z0, Z0
+	VADDPS       64(R13), Z1, Z1
+	ADDQ         R11, R13
+	VADDPS       (R13), Z2, Z2
+	VADDPS       64(R13), Z3, Z3
+	ADDQ         R11, R13
+	VADDPS       (R13), Z4, Z4
+	VADDPS       64(R13), Z5, Z5
+	ADDQ         R11, R13
+	VADDPS       (R13), Z6, Z6
+	VADDPS       64(R13), Z7, Z7
+	ADDQ         R11, R13
+	VADDPS       (R13), Z8, Z8
+	VADDPS       64(R13), Z9, Z9
+	ADDQ         R11, R13
+	VADDPS       (R13), Z10, Z10
+	VADDPS       64(R13), Z11, Z11
+	ADDQ         R11, R13
+	VADDPS       (R13), Z12, Z12
+	VADDPS       64(R13), Z13, Z13
+	ADDQ         R11, R13
+	VADDPS       (R13), Z14, Z14
+	VADDPS       64(R13), Z15, Z15
+	ADDQ         R11, R13
+	VADDPS       (R13), Z16, Z16
+	VADDPS       64(R13), Z17, Z17
+	ADDQ         R11, R13
+	VADDPS       (R13), Z18, Z18
+	VADDPS       64(R13), Z19, Z19
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z18, (AX)
-	VMOVUPS Z19, 64(AX)
+	VMOVUPS Z0, (R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, (R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, (R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, (R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, (R13)
+	VMOVUPS Z9, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z10, (R13)
+	VMOVUPS Z11, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z12, (R13)
+	VMOVUPS Z13, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z14, (R13)
+	VMOVUPS Z15, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z16, (R13)
+	VMOVUPS Z17, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z18, (R13)
+	VMOVUPS Z19, 64(R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold11x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold11x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold11x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold11x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -960,136 +1064,146 @@ TEXT ·fold11x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z21, Z21, Z21
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS      (SI), Z22
-	VMOVUPS      64(SI), Z23
-	VBROADCASTSS (R12), Z24
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Z22
+	VMOVUPS      64(R12), Z23
+	VBROADCASTSS (R14), Z24
 	VFMADD231PS  Z22, Z24, Z0
 	VFMADD231PS  Z23, Z24, Z1
-	VBROADCASTSS (R12)(CX*1), Z24
+	VBROADCASTSS (R14)(CX*1), Z24
 	VFMADD231PS  Z22, Z24, Z2
 	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(CX*2), Z24
+	VBROADCASTSS (R14)(CX*2), Z24
 	VFMADD231PS  Z22, Z24, Z4
 	VFMADD231PS  Z23, Z24, Z5
-	VBROADCASTSS (R12)(R8*1), Z24
+	VBROADCASTSS (R14)(DI*1), Z24
 	VFMADD231PS  Z22, Z24, Z6
 	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(CX*4), Z24
+	VBROADCASTSS (R14)(CX*4), Z24
 	VFMADD231PS  Z22, Z24, Z8
 	VFMADD231PS  Z23, Z24, Z9
-	VBROADCASTSS (R12)(R9*1), Z24
+	VBROADCASTSS (R14)(R8*1), Z24
 	VFMADD231PS  Z22, Z24, Z10
 	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*2), Z24
+	VBROADCASTSS (R14)(DI*2), Z24
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z13
-	VBROADCASTSS (R12)(R10*1), Z24
+	VBROADCASTSS (R14)(R9*1), Z24
 	VFMADD231PS  Z22, Z24, Z14
 	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(CX*8), Z24
+	VBROADCASTSS (R14)(CX*8), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (R12)(R11*1), Z24
+	VBROADCASTSS (R14)(R10*1), Z24
 	VFMADD231PS  Z22, Z24, Z18
 	VFMADD231PS  Z23, Z24, Z19
-	VBROADCASTSS (R12)(R9*2), Z24
+	VBROADCASTSS (R14)(R8*2), Z24
 	VFMADD231PS  Z22, Z24, Z20
 	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         CX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         CX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
+	VADDPS       (R13), Z0, Z0
+	VADDPS       64(R13), Z1, Z1
+	ADDQ         R11, R13
+	VADDPS       (R13), Z2, Z2
+	VADDPS       64(R13), Z3, Z3
+	ADDQ         R11, R13
+	VADDPS       (R13), Z4, Z4
+	VADDPS       64(R13), Z5, Z5
+	ADDQ         R11, R13
+	VADDPS       (R13), Z6, Z6
+	VADDPS       64(R13), Z7, Z7
+	ADDQ         R11, R13
+	VADDPS       (R13), Z8, Z8
+	VADDPS       64(R13), Z9, Z9
+	ADDQ         R11, R13
+	VADDPS       (R13), Z10, Z10
+	VADDPS       64(R13), Z11, Z11
+	ADDQ         R11, R13
+	VADDPS       (R13), Z12, Z12
+	VADDPS       64(R13), Z13, Z13
+	ADDQ         R11, R13
+	VADDPS       (R13), Z14, Z14
+	VADDPS       64(R13), Z15, Z15
+	ADDQ         R11, R13
+	VADDPS       (R13), Z16, Z16
+	VADDPS       64(R13), Z17, Z17
+	ADDQ         R11, R13
+	VADDPS       (R13), Z18, Z18
+	VADDPS       64(R13), Z19, Z19
+	ADDQ         R11, R13
+	VADDPS       (R13), Z20, Z20
+	VADDPS       64(R13), Z21, Z21
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z18, (AX)
-	VMOVUPS Z19, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z20, (AX)
-	VMOVUPS Z21, 64(AX)
+	VMOVUPS Z0, (R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, (R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, (R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, (R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, (R13)
+	VMOVUPS Z9, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z10, (R13)
+	VMOVUPS Z11, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z12, (R13)
+	VMOVUPS Z13, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z14, (R13)
+	VMOVUPS Z15, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z16, (R13)
+	VMOVUPS Z17, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z18, (R13)
+	VMOVUPS Z19, 64(R13)
+	ADDQ    R11, R13
+	VMOVUPS Z20, (R13)
+	VMOVUPS Z21, 64(R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold12x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold12x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold12x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold12x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1116,145 +1230,155 @@ TEXT ·fold12x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z23, Z23, Z23
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS      (SI), Z24
-	VMOVUPS      64(SI), Z25
-	VBROADCASTSS (R13), Z26
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Z24
+	VMOVUPS      64(R13), Z25
+	VBROADCASTSS (R15), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS (R13)(CX*1), Z26
+	VBROADCASTSS (R15)(CX*1), Z26
 	VFMADD231PS  Z24, Z26, Z2
 	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS (R13)(CX*2), Z26
+	VBROADCASTSS (R15)(CX*2), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS (R13)(R8*1), Z26
+	VBROADCASTSS (R15)(DI*1), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS (R13)(CX*4), Z26
+	VBROADCASTSS (R15)(CX*4), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS (R13)(R9*1), Z26
+	VBROADCASTSS (R15)(R8*1), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS (R13)(R8*2), Z26
+	VBROADCASTSS (R15)(DI*2), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS (R13)(R10*1), Z26
+	VBROADCASTSS (R15)(R9*1), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS (R13)(CX*8), Z26
+	VBROADCASTSS (R15)(CX*8), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R13)(R11*1), Z26
+	VBROADCASTSS (R15)(R10*1), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS (R13)(R9*2), Z26
+	VBROADCASTSS (R15)(R8*2), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS (R13)(R12*1), Z26
+	VBROADCASTSS (R15)(R11*1), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         CX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         CX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         CX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
+	VADDPS       (R14), Z0, Z0
+	VADDPS       64(R14), Z1, Z1
+	ADDQ         R12, R14
+	VADDPS       (R14), Z2, Z2
+	VADDPS       64(R14), Z3, Z3
+	ADDQ         R12, R14
+	VADDPS       (R14), Z4, Z4
+	VADDPS       64(R14), Z5, Z5
+	ADDQ         R12, R14
+	VADDPS       (R14), Z6, Z6
+	VADDPS       64(R14), Z7, Z7
+	ADDQ         R12, R14
+	VADDPS       (R14), Z8, Z8
+	VADDPS       64(R14), Z9, Z9
+	ADDQ         R12, R14
+	VADDPS       (R14), Z10, Z10
+	VADDPS       64(R14), Z11, Z11
+	ADDQ         R12, R14
+	VADDPS       (R14), Z12, Z12
+	VADDPS       64(R14), Z13, Z13
+	ADDQ         R12, R14
+	VADDPS       (R14), Z14, Z14
+	VADDPS       64(R14), Z15, Z15
+	ADDQ         R12, R14
+	VADDPS       (R14), Z16, Z16
+	VADDPS       64(R14), Z17, Z17
+	ADDQ         R12, R14
+	VADDPS       (R14), Z18, Z18
+	VADDPS       64(R14), Z19, Z19
+	ADDQ         R12, R14
+	VADDPS       (R14), Z20, Z20
+	VADDPS       64(R14), Z21, Z21
+	ADDQ         R12, R14
+	VADDPS       (R14), Z22, Z22
+	VADDPS       64(R14), Z23, Z23
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z18, (AX)
-	VMOVUPS Z19, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z20, (AX)
-	VMOVUPS Z21, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z22, (AX)
-	VMOVUPS Z23, 64(AX)
+	VMOVUPS Z0, (R14)
+	VMOVUPS Z1, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, (R14)
+	VMOVUPS Z3, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, (R14)
+	VMOVUPS Z5, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, (R14)
+	VMOVUPS Z7, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, (R14)
+	VMOVUPS Z9, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, (R14)
+	VMOVUPS Z11, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z12, (R14)
+	VMOVUPS Z13, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z14, (R14)
+	VMOVUPS Z15, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z16, (R14)
+	VMOVUPS Z17, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z18, (R14)
+	VMOVUPS Z19, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z20, (R14)
+	VMOVUPS Z21, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z22, (R14)
+	VMOVUPS Z23, 64(R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold13x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold13x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold13x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold13x2AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1283,155 +1407,165 @@ TEXT ·fold13x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z25, Z25, Z25
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS      (SI), Z26
-	VMOVUPS      64(SI), Z27
-	VBROADCASTSS (R13), Z28
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Z26
+	VMOVUPS      64(R13), Z27
+	VBROADCASTSS (R15), Z28
 	VFMADD231PS  Z26, Z28, Z0
 	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R13)(CX*1), Z28
+	VBROADCASTSS (R15)(CX*1), Z28
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R13)(CX*2), Z28
+	VBROADCASTSS (R15)(CX*2), Z28
 	VFMADD231PS  Z26, Z28, Z4
 	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R13)(R8*1), Z28
+	VBROADCASTSS (R15)(DI*1), Z28
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R13)(CX*4), Z28
+	VBROADCASTSS (R15)(CX*4), Z28
 	VFMADD231PS  Z26, Z28, Z8
 	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R13)(R9*1), Z28
+	VBROADCASTSS (R15)(R8*1), Z28
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R13)(R8*2), Z28
+	VBROADCASTSS (R15)(DI*2), Z28
 	VFMADD231PS  Z26, Z28, Z12
 	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R13)(R10*1), Z28
+	VBROADCASTSS (R15)(R9*1), Z28
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R13)(CX*8), Z28
+	VBROADCASTSS (R15)(CX*8), Z28
 	VFMADD231PS  Z26, Z28, Z16
 	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R13)(R11*1), Z28
+	VBROADCASTSS (R15)(R10*1), Z28
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R13)(R9*2), Z28
+	VBROADCASTSS (R15)(R8*2), Z28
 	VFMADD231PS  Z26, Z28, Z20
 	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R13)(R12*1), Z28
+	VBROADCASTSS (R15)(R11*1), Z28
 	VFMADD231PS  Z26, Z28, Z22
 	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R13)(R8*4), Z28
+	VBROADCASTSS (R15)(DI*4), Z28
 	VFMADD231PS  Z26, Z28, Z24
 	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         CX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         CX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         CX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-	ADDQ         CX, DX
-	VADDPS       (DX), Z24, Z24
-	VADDPS       64(DX), Z25, Z25
+	VADDPS       (R14), Z0, Z0
+	VADDPS       64(R14), Z1, Z1
+	ADDQ         R12, R14
+	VADDPS       (R14), Z2, Z2
+	VADDPS       64(R14), Z3, Z3
+	ADDQ         R12, R14
+	VADDPS       (R14), Z4, Z4
+	VADDPS       64(R14), Z5, Z5
+	ADDQ         R12, R14
+	VADDPS       (R14), Z6, Z6
+	VADDPS       64(R14), Z7, Z7
+	ADDQ         R12, R14
+	VADDPS       (R14), Z8, Z8
+	VADDPS       64(R14), Z9, Z9
+	ADDQ         R12, R14
+	VADDPS       (R14), Z10, Z10
+	VADDPS       64(R14), Z11, Z11
+	ADDQ         R12, R14
+	VADDPS       (R14), Z12, Z12
+	VADDPS       64(R14), Z13, Z13
+	ADDQ         R12, R14
+	VADDPS       (R14), Z14, Z14
+	VADDPS       64(R14), Z15, Z15
+	ADDQ         R12, R14
+	VADDPS       (R14), Z16, Z16
+	VADDPS       64(R14), Z17, Z17
+	ADDQ         R12, R14
+	VADDPS       (R14), Z18, Z18
+	VADDPS       64(R14), Z19, Z19
+	ADDQ         R12, R14
+	VADDPS       (R14), Z20, Z20
+	VADDPS       64(R14), Z21, Z21
+	ADDQ         R12, R14
+	VADDPS       (R14), Z22, Z22
+	VADDPS       64(R14), Z23, Z23
+	ADDQ         R12, R14
+	VADDPS       (R14), Z24, Z24
+	VADDPS       64(R14), Z25, Z25
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z18, (AX)
-	VMOVUPS Z19, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z20, (AX)
-	VMOVUPS Z21, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z22, (AX)
-	VMOVUPS Z23, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z24, (AX)
-	VMOVUPS Z25, 64(AX)
+	VMOVUPS Z0, (R14)
+	VMOVUPS Z1, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, (R14)
+	VMOVUPS Z3, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, (R14)
+	VMOVUPS Z5, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, (R14)
+	VMOVUPS Z7, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, (R14)
+	VMOVUPS Z9, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, (R14)
+	VMOVUPS Z11, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z12, (R14)
+	VMOVUPS Z13, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z14, (R14)
+	VMOVUPS Z15, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z16, (R14)
+	VMOVUPS Z17, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z18, (R14)
+	VMOVUPS Z19, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z20, (R14)
+	VMOVUPS Z21, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z22, (R14)
+	VMOVUPS Z23, 64(R14)
+	ADDQ    R12, R14
+	VMOVUPS Z24, (R14)
+	VMOVUPS Z25, 64(R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold14x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold14x2AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold14x2AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
-	LEAQ   (R12)(CX*2), R13
+TEXT ·fold14x2AVX512(SB), NOSPLIT, $8-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+	LEAQ (R11)(CX*2), R12
+
+tile:
+	MOVQ   offsets+16(FP), R13
+	MOVQ   b+24(FP), R14
+	MOVQ   k+56(FP), R15
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1462,338 +1596,388 @@ TEXT ·fold14x2AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z27, Z27, Z27
 
 term:
-	MOVLQSX      (DX), R14
-	LEAQ         (AX)(R14*4), R14
-	VMOVUPS      (SI), Z28
-	VMOVUPS      64(SI), Z29
-	VBROADCASTSS (R14), Z30
+	MOVLQSX      (R13), BP
+	LEAQ         (AX)(BP*4), BP
+	VMOVUPS      (R14), Z28
+	VMOVUPS      64(R14), Z29
+	VBROADCASTSS (BP), Z30
 	VFMADD231PS  Z28, Z30, Z0
 	VFMADD231PS  Z29, Z30, Z1
-	VBROADCASTSS (R14)(CX*1), Z30
+	VBROADCASTSS (BP)(CX*1), Z30
 	VFMADD231PS  Z28, Z30, Z2
 	VFMADD231PS  Z29, Z30, Z3
-	VBROADCASTSS (R14)(CX*2), Z30
+	VBROADCASTSS (BP)(CX*2), Z30
 	VFMADD231PS  Z28, Z30, Z4
 	VFMADD231PS  Z29, Z30, Z5
-	VBROADCASTSS (R14)(R8*1), Z30
+	VBROADCASTSS (BP)(DI*1), Z30
 	VFMADD231PS  Z28, Z30, Z6
 	VFMADD231PS  Z29, Z30, Z7
-	VBROADCASTSS (R14)(CX*4), Z30
+	VBROADCASTSS (BP)(CX*4), Z30
 	VFMADD231PS  Z28, Z30, Z8
 	VFMADD231PS  Z29, Z30, Z9
-	VBROADCASTSS (R14)(R9*1), Z30
+	VBROADCASTSS (BP)(R8*1), Z30
 	VFMADD231PS  Z28, Z30, Z10
 	VFMADD231PS  Z29, Z30, Z11
-	VBROADCASTSS (R14)(R8*2), Z30
+	VBROADCASTSS (BP)(DI*2), Z30
 	VFMADD231PS  Z28, Z30, Z12
 	VFMADD231PS  Z29, Z30, Z13
-	VBROADCASTSS (R14)(R10*1), Z30
+	VBROADCASTSS (BP)(R9*1), Z30
 	VFMADD231PS  Z28, Z30, Z14
 	VFMADD231PS  Z29, Z30, Z15
-	VBROADCASTSS (R14)(CX*8), Z30
+	VBROADCASTSS (BP)(CX*8), Z30
 	VFMADD231PS  Z28, Z30, Z16
 	VFMADD231PS  Z29, Z30, Z17
-	VBROADCASTSS (R14)(R11*1), Z30
+	VBROADCASTSS (BP)(R10*1), Z30
 	VFMADD231PS  Z28, Z30, Z18
 	VFMADD231PS  Z29, Z30, Z19
-	VBROADCASTSS (R14)(R9*2), Z30
+	VBROADCASTSS (BP)(R8*2), Z30
 	VFMADD231PS  Z28, Z30, Z20
 	VFMADD231PS  Z29, Z30, Z21
-	VBROADCASTSS (R14)(R12*1), Z30
+	VBROADCASTSS (BP)(R11*1), Z30
 	VFMADD231PS  Z28, Z30, Z22
 	VFMADD231PS  Z29, Z30, Z23
-	VBROADCASTSS (R14)(R8*4), Z30
+	VBROADCASTSS (BP)(DI*4), Z30
 	VFMADD231PS  Z28, Z30, Z24
 	VFMADD231PS  Z29, Z30, Z25
-	VBROADCASTSS (R14)(R13*1), Z30
+	VBROADCASTSS (BP)(R12*1), Z30
 	VFMADD231PS  Z28, Z30, Z26
 	VFMADD231PS  Z29, Z30, Z27
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R13
+	ADDQ         DX, R14
+	DECQ         R15
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R13
+	MOVQ         add+64(FP), R14
+	MOVQ         BX, R15
+	TESTQ        R14, R14
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         CX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         CX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         CX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         CX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         CX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-	ADDQ         CX, DX
-	VADDPS       (DX), Z24, Z24
-	VADDPS       64(DX), Z25, Z25
-	ADDQ         CX, DX
-	VADDPS       (DX), Z26, Z26
-	VADDPS       64(DX), Z27, Z27
+	VADDPS       (R15), Z0, Z0
+	VADDPS       64(R15), Z1, Z1
+	ADDQ         R13, R15
+	VADDPS       (R15), Z2, Z2
+	VADDPS       64(R15), Z3, Z3
+	ADDQ         R13, R15
+	VADDPS       (R15), Z4, Z4
+	VADDPS       64(R15), Z5, Z5
+	ADDQ         R13, R15
+	VADDPS       (R15), Z6, Z6
+	VADDPS       64(R15), Z7, Z7
+	ADDQ         R13, R15
+	VADDPS       (R15), Z8, Z8
+	VADDPS       64(R15), Z9, Z9
+	ADDQ         R13, R15
+	VADDPS       (R15), Z10, Z10
+	VADDPS       64(R15), Z11, Z11
+	ADDQ         R13, R15
+	VADDPS       (R15), Z12, Z12
+	VADDPS       64(R15), Z13, Z13
+	ADDQ         R13, R15
+	VADDPS       (R15), Z14, Z14
+	VADDPS       64(R15), Z15, Z15
+	ADDQ         R13, R15
+	VADDPS       (R15), Z16, Z16
+	VADDPS       64(R15), Z17, Z17
+	ADDQ         R13, R15
+	VADDPS       (R15), Z18, Z18
+	VADDPS       64(R15), Z19, Z19
+	ADDQ         R13, R15
+	VADDPS       (R15), Z20, Z20
+	VADDPS       64(R15), Z21, Z21
+	ADDQ         R13, R15
+	VADDPS       (R15), Z22, Z22
+	VADDPS       64(R15), Z23, Z23
+	ADDQ         R13, R15
+	VADDPS       (R15), Z24, Z24
+	VADDPS       64(R15), Z25, Z25
+	ADDQ         R13, R15
+	VADDPS       (R15), Z26, Z26
+	VADDPS       64(R15), Z27, Z27
+	MOVQ         BX, R15
 
 store:
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	VMOVUPS Z3, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	VMOVUPS Z5, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	VMOVUPS Z7, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	VMOVUPS Z9, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	VMOVUPS Z11, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	VMOVUPS Z13, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z14, (AX)
-	VMOVUPS Z15, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z16, (AX)
-	VMOVUPS Z17, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z18, (AX)
-	VMOVUPS Z19, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z20, (AX)
-	VMOVUPS Z21, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z22, (AX)
-	VMOVUPS Z23, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z24, (AX)
-	VMOVUPS Z25, 64(AX)
-	ADDQ    CX, AX
-	VMOVUPS Z26, (AX)
-	VMOVUPS Z27, 64(AX)
+	VMOVUPS Z0, (R15)
+	VMOVUPS Z1, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z2, (R15)
+	VMOVUPS Z3, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z4, (R15)
+	VMOVUPS Z5, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z6, (R15)
+	VMOVUPS Z7, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z8, (R15)
+	VMOVUPS Z9, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z10, (R15)
+	VMOVUPS Z11, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z12, (R15)
+	VMOVUPS Z13, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z14, (R15)
+	VMOVUPS Z15, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z16, (R15)
+	VMOVUPS Z17, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z18, (R15)
+	VMOVUPS Z19, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z20, (R15)
+	VMOVUPS Z21, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z22, (R15)
+	VMOVUPS Z23, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z24, (R15)
+	VMOVUPS Z25, 64(R15)
+	ADDQ    R13, R15
+	VMOVUPS Z26, (R15)
+	VMOVUPS Z27, 64(R15)
+	MOVQ    nextA+80(FP), R13
+	ADDQ    R13, AX
+	MOVQ    nextC+88(FP), R13
+	ADDQ    R13, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold1x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold1x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold1x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), CX
-	MOVQ   k+56(FP), DX
-	MOVQ   b+24(FP), BX
-	MOVQ   strideB+32(FP), SI
+TEXT ·fold1x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), CX
+	MOVQ c+40(FP), DX
+	MOVQ tiles+72(FP), BX
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
 	VPXORD Z0, Z0, Z0
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMOVUPS      (BX), Z1
-	VBROADCASTSS (DI), Z2
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMOVUPS      (DI), Z1
+	VBROADCASTSS (R9), Z2
 	VFMADD231PS  Z1, Z2, Z0
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
 	JZ           store
-	MOVQ         AX, CX
-	VADDPS       (CX), Z0, Z0
+	VADDPS       (DI), Z0, Z0
+	MOVQ         DX, DI
 
 store:
-	VMOVUPS Z0, (AX)
+	VMOVUPS Z0, (DI)
+	MOVQ    nextA+80(FP), SI
+	ADDQ    SI, AX
+	MOVQ    nextC+88(FP), SI
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold2x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold2x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold2x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold2x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Z2
-	VBROADCASTSS (R8), Z3
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Z2
+	VBROADCASTSS (R10), Z3
 	VFMADD231PS  Z2, Z3, Z0
-	VBROADCASTSS (R8)(CX*1), Z3
+	VBROADCASTSS (R10)(CX*1), Z3
 	VFMADD231PS  Z2, Z3, Z1
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
+	VADDPS       (R9), Z0, Z0
+	ADDQ         DI, R9
+	VADDPS       (R9), Z1, Z1
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
+	VMOVUPS Z0, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z1, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold3x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold3x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold3x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold3x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Z3
-	VBROADCASTSS (R8), Z4
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Z3
+	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
-	VBROADCASTSS (R8)(CX*1), Z4
+	VBROADCASTSS (R10)(CX*1), Z4
 	VFMADD231PS  Z3, Z4, Z1
-	VBROADCASTSS (R8)(CX*2), Z4
+	VBROADCASTSS (R10)(CX*2), Z4
 	VFMADD231PS  Z3, Z4, Z2
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
+	VADDPS       (R9), Z0, Z0
+	ADDQ         DI, R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
+	VMOVUPS Z0, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z1, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z2, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold4x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold4x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold4x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold4x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Z4
-	VBROADCASTSS (R9), Z5
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Z4
+	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
-	VBROADCASTSS (R9)(CX*1), Z5
+	VBROADCASTSS (R11)(CX*1), Z5
 	VFMADD231PS  Z4, Z5, Z1
-	VBROADCASTSS (R9)(CX*2), Z5
+	VBROADCASTSS (R11)(CX*2), Z5
 	VFMADD231PS  Z4, Z5, Z2
-	VBROADCASTSS (R9)(R8*1), Z5
+	VBROADCASTSS (R11)(DI*1), Z5
 	VFMADD231PS  Z4, Z5, Z3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
+	VADDPS       (R10), Z0, Z0
+	ADDQ         R8, R10
+	VADDPS       (R10), Z1, Z1
+	ADDQ         R8, R10
+	VADDPS       (R10), Z2, Z2
+	ADDQ         R8, R10
+	VADDPS       (R10), Z3, Z3
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
+	VMOVUPS Z0, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z3, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold5x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold5x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold5x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold5x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1801,63 +1985,73 @@ TEXT ·fold5x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z4, Z4, Z4
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Z5
-	VBROADCASTSS (R9), Z6
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Z5
+	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
-	VBROADCASTSS (R9)(CX*1), Z6
+	VBROADCASTSS (R11)(CX*1), Z6
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(CX*2), Z6
+	VBROADCASTSS (R11)(CX*2), Z6
 	VFMADD231PS  Z5, Z6, Z2
-	VBROADCASTSS (R9)(R8*1), Z6
+	VBROADCASTSS (R11)(DI*1), Z6
 	VFMADD231PS  Z5, Z6, Z3
-	VBROADCASTSS (R9)(CX*4), Z6
+	VBROADCASTSS (R11)(CX*4), Z6
 	VFMADD231PS  Z5, Z6, Z4
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
+	VADDPS       (R10), Z0, Z0
+	ADDQ         R8, R10
+	VADDPS       (R10), Z1, Z1
+	ADDQ         R8, R10
+	VADDPS       (R10), Z2, Z2
+	ADDQ         R8, R10
+	VADDPS       (R10), Z3, Z3
+	ADDQ         R8, R10
+	VADDPS       (R10), Z4, Z4
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
+	VMOVUPS Z0, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z3, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z4, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold6x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold6x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold6x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold6x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1866,69 +2060,79 @@ TEXT ·fold6x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z5, Z5, Z5
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Z6
-	VBROADCASTSS (R10), Z7
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Z6
+	VBROADCASTSS (R12), Z7
 	VFMADD231PS  Z6, Z7, Z0
-	VBROADCASTSS (R10)(CX*1), Z7
+	VBROADCASTSS (R12)(CX*1), Z7
 	VFMADD231PS  Z6, Z7, Z1
-	VBROADCASTSS (R10)(CX*2), Z7
+	VBROADCASTSS (R12)(CX*2), Z7
 	VFMADD231PS  Z6, Z7, Z2
-	VBROADCASTSS (R10)(R8*1), Z7
+	VBROADCASTSS (R12)(DI*1), Z7
 	VFMADD231PS  Z6, Z7, Z3
-	VBROADCASTSS (R10)(CX*4), Z7
+	VBROADCASTSS (R12)(CX*4), Z7
 	VFMADD231PS  Z6, Z7, Z4
-	VBROADCASTSS (R10)(R9*1), Z7
+	VBROADCASTSS (R12)(R8*1), Z7
 	VFMADD231PS  Z6, Z7, Z5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
+	VADDPS       (R11), Z0, Z0
+	ADDQ         R9, R11
+	VADDPS       (R11), Z1, Z1
+	ADDQ         R9, R11
+	VADDPS       (R11), Z2, Z2
+	ADDQ         R9, R11
+	VADDPS       (R11), Z3, Z3
+	ADDQ         R9, R11
+	VADDPS       (R11), Z4, Z4
+	ADDQ         R9, R11
+	VADDPS       (R11), Z5, Z5
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
+	VMOVUPS Z0, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z3, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z5, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold7x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold7x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold7x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold7x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1938,76 +2142,86 @@ TEXT ·fold7x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z6, Z6, Z6
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Z7
-	VBROADCASTSS (R10), Z8
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Z7
+	VBROADCASTSS (R12), Z8
 	VFMADD231PS  Z7, Z8, Z0
-	VBROADCASTSS (R10)(CX*1), Z8
+	VBROADCASTSS (R12)(CX*1), Z8
 	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS (R10)(CX*2), Z8
+	VBROADCASTSS (R12)(CX*2), Z8
 	VFMADD231PS  Z7, Z8, Z2
-	VBROADCASTSS (R10)(R8*1), Z8
+	VBROADCASTSS (R12)(DI*1), Z8
 	VFMADD231PS  Z7, Z8, Z3
-	VBROADCASTSS (R10)(CX*4), Z8
+	VBROADCASTSS (R12)(CX*4), Z8
 	VFMADD231PS  Z7, Z8, Z4
-	VBROADCASTSS (R10)(R9*1), Z8
+	VBROADCASTSS (R12)(R8*1), Z8
 	VFMADD231PS  Z7, Z8, Z5
-	VBROADCASTSS (R10)(R8*2), Z8
+	VBROADCASTSS (R12)(DI*2), Z8
 	VFMADD231PS  Z7, Z8, Z6
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
+	VADDPS       (R11), Z0, Z0
+	ADDQ         R9, R11
+	VADDPS       (R11), Z1, Z1
+	ADDQ         R9, R11
+	VADDPS       (R11), Z2, Z2
+	ADDQ         R9, R11
+	VADDPS       (R11), Z3, Z3
+	ADDQ         R9, R11
+	VADDPS       (R11), Z4, Z4
+	ADDQ         R9, R11
+	VADDPS       (R11), Z5, Z5
+	ADDQ         R9, R11
+	VADDPS       (R11), Z6, Z6
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
+	VMOVUPS Z0, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z3, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z5, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z6, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold8x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold8x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold8x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold8x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2018,82 +2232,92 @@ TEXT ·fold8x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z7, Z7, Z7
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS      (SI), Z8
-	VBROADCASTSS (R11), Z9
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Z8
+	VBROADCASTSS (R13), Z9
 	VFMADD231PS  Z8, Z9, Z0
-	VBROADCASTSS (R11)(CX*1), Z9
+	VBROADCASTSS (R13)(CX*1), Z9
 	VFMADD231PS  Z8, Z9, Z1
-	VBROADCASTSS (R11)(CX*2), Z9
+	VBROADCASTSS (R13)(CX*2), Z9
 	VFMADD231PS  Z8, Z9, Z2
-	VBROADCASTSS (R11)(R8*1), Z9
+	VBROADCASTSS (R13)(DI*1), Z9
 	VFMADD231PS  Z8, Z9, Z3
-	VBROADCASTSS (R11)(CX*4), Z9
+	VBROADCASTSS (R13)(CX*4), Z9
 	VFMADD231PS  Z8, Z9, Z4
-	VBROADCASTSS (R11)(R9*1), Z9
+	VBROADCASTSS (R13)(R8*1), Z9
 	VFMADD231PS  Z8, Z9, Z5
-	VBROADCASTSS (R11)(R8*2), Z9
+	VBROADCASTSS (R13)(DI*2), Z9
 	VFMADD231PS  Z8, Z9, Z6
-	VBROADCASTSS (R11)(R10*1), Z9
+	VBROADCASTSS (R13)(R9*1), Z9
 	VFMADD231PS  Z8, Z9, Z7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
+	VADDPS       (R12), Z0, Z0
+	ADDQ         R10, R12
+	VADDPS       (R12), Z1, Z1
+	ADDQ         R10, R12
+	VADDPS       (R12), Z2, Z2
+	ADDQ         R10, R12
+	VADDPS       (R12), Z3, Z3
+	ADDQ         R10, R12
+	VADDPS       (R12), Z4, Z4
+	ADDQ         R10, R12
+	VADDPS       (R12), Z5, Z5
+	ADDQ         R10, R12
+	VADDPS       (R12), Z6, Z6
+	ADDQ         R10, R12
+	VADDPS       (R12), Z7, Z7
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
+	VMOVUPS Z0, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z3, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z5, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z7, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold9x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold9x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold9x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold9x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2105,89 +2329,99 @@ TEXT ·fold9x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z8, Z8, Z8
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS      (SI), Z9
-	VBROADCASTSS (R11), Z10
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Z9
+	VBROADCASTSS (R13), Z10
 	VFMADD231PS  Z9, Z10, Z0
-	VBROADCASTSS (R11)(CX*1), Z10
+	VBROADCASTSS (R13)(CX*1), Z10
 	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS (R11)(CX*2), Z10
+	VBROADCASTSS (R13)(CX*2), Z10
 	VFMADD231PS  Z9, Z10, Z2
-	VBROADCASTSS (R11)(R8*1), Z10
+	VBROADCASTSS (R13)(DI*1), Z10
 	VFMADD231PS  Z9, Z10, Z3
-	VBROADCASTSS (R11)(CX*4), Z10
+	VBROADCASTSS (R13)(CX*4), Z10
 	VFMADD231PS  Z9, Z10, Z4
-	VBROADCASTSS (R11)(R9*1), Z10
+	VBROADCASTSS (R13)(R8*1), Z10
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (R11)(R8*2), Z10
+	VBROADCASTSS (R13)(DI*2), Z10
 	VFMADD231PS  Z9, Z10, Z6
-	VBROADCASTSS (R11)(R10*1), Z10
+	VBROADCASTSS (R13)(R9*1), Z10
 	VFMADD231PS  Z9, Z10, Z7
-	VBROADCASTSS (R11)(CX*8), Z10
+	VBROADCASTSS (R13)(CX*8), Z10
 	VFMADD231PS  Z9, Z10, Z8
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
+	VADDPS       (R12), Z0, Z0
+	ADDQ         R10, R12
+	VADDPS       (R12), Z1, Z1
+	ADDQ         R10, R12
+	VADDPS       (R12), Z2, Z2
+	ADDQ         R10, R12
+	VADDPS       (R12), Z3, Z3
+	ADDQ         R10, R12
+	VADDPS       (R12), Z4, Z4
+	ADDQ         R10, R12
+	VADDPS       (R12), Z5, Z5
+	ADDQ         R10, R12
+	VADDPS       (R12), Z6, Z6
+	ADDQ         R10, R12
+	VADDPS       (R12), Z7, Z7
+	ADDQ         R10, R12
+	VADDPS       (R12), Z8, Z8
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
+	VMOVUPS Z0, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z3, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z5, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z7, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z8, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold10x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold10x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold10x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold10x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2200,95 +2434,105 @@ TEXT ·fold10x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z9, Z9, Z9
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS      (SI), Z10
-	VBROADCASTSS (R12), Z11
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Z10
+	VBROADCASTSS (R14), Z11
 	VFMADD231PS  Z10, Z11, Z0
-	VBROADCASTSS (R12)(CX*1), Z11
+	VBROADCASTSS (R14)(CX*1), Z11
 	VFMADD231PS  Z10, Z11, Z1
-	VBROADCASTSS (R12)(CX*2), Z11
+	VBROADCASTSS (R14)(CX*2), Z11
 	VFMADD231PS  Z10, Z11, Z2
-	VBROADCASTSS (R12)(R8*1), Z11
+	VBROADCASTSS (R14)(DI*1), Z11
 	VFMADD231PS  Z10, Z11, Z3
-	VBROADCASTSS (R12)(CX*4), Z11
+	VBROADCASTSS (R14)(CX*4), Z11
 	VFMADD231PS  Z10, Z11, Z4
-	VBROADCASTSS (R12)(R9*1), Z11
+	VBROADCASTSS (R14)(R8*1), Z11
 	VFMADD231PS  Z10, Z11, Z5
-	VBROADCASTSS (R12)(R8*2), Z11
+	VBROADCASTSS (R14)(DI*2), Z11
 	VFMADD231PS  Z10, Z11, Z6
-	VBROADCASTSS (R12)(R10*1), Z11
+	VBROADCASTSS (R14)(R9*1), Z11
 	VFMADD231PS  Z10, Z11, Z7
-	VBROADCASTSS (R12)(CX*8), Z11
+	VBROADCASTSS (R14)(CX*8), Z11
 	VFMADD231PS  Z10, Z11, Z8
-	VBROADCASTSS (R12)(R11*1), Z11
+	VBROADCASTSS (R14)(R10*1), Z11
 	VFMADD231PS  Z10, Z11, Z9
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         CX, DX
-	VADDPS       (DX), Z9, Z9
+	VADDPS       (R13), Z0, Z0
+	ADDQ         R11, R13
+	VADDPS       (R13), Z1, Z1
+	ADDQ         R11, R13
+	VADDPS       (R13), Z2, Z2
+	ADDQ         R11, R13
+	VADDPS       (R13), Z3, Z3
+	ADDQ         R11, R13
+	VADDPS       (R13), Z4, Z4
+	ADDQ         R11, R13
+	VADDPS       (R13), Z5, Z5
+	ADDQ         R11, R13
+	VADDPS       (R13), Z6, Z6
+	ADDQ         R11, R13
+	VADDPS       (R13), Z7, Z7
+	ADDQ         R11, R13
+	VADDPS       (R13), Z8, Z8
+	ADDQ         R11, R13
+	VADDPS       (R13), Z9, Z9
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, (AX)
+	VMOVUPS Z0, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z3, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z5, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z7, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z9, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold11x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold11x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold11x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold11x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2302,102 +2546,112 @@ TEXT ·fold11x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z10, Z10, Z10
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS      (SI), Z11
-	VBROADCASTSS (R12), Z12
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Z11
+	VBROADCASTSS (R14), Z12
 	VFMADD231PS  Z11, Z12, Z0
-	VBROADCASTSS (R12)(CX*1), Z12
+	VBROADCASTSS (R14)(CX*1), Z12
 	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS (R12)(CX*2), Z12
+	VBROADCASTSS (R14)(CX*2), Z12
 	VFMADD231PS  Z11, Z12, Z2
-	VBROADCASTSS (R12)(R8*1), Z12
+	VBROADCASTSS (R14)(DI*1), Z12
 	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (R12)(CX*4), Z12
+	VBROADCASTSS (R14)(CX*4), Z12
 	VFMADD231PS  Z11, Z12, Z4
-	VBROADCASTSS (R12)(R9*1), Z12
+	VBROADCASTSS (R14)(R8*1), Z12
 	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSS (R12)(R8*2), Z12
+	VBROADCASTSS (R14)(DI*2), Z12
 	VFMADD231PS  Z11, Z12, Z6
-	VBROADCASTSS (R12)(R10*1), Z12
+	VBROADCASTSS (R14)(R9*1), Z12
 	VFMADD231PS  Z11, Z12, Z7
-	VBROADCASTSS (R12)(CX*8), Z12
+	VBROADCASTSS (R14)(CX*8), Z12
 	VFMADD231PS  Z11, Z12, Z8
-	VBROADCASTSS (R12)(R11*1), Z12
+	VBROADCASTSS (R14)(R10*1), Z12
 	VFMADD231PS  Z11, Z12, Z9
-	VBROADCASTSS (R12)(R9*2), Z12
+	VBROADCASTSS (R14)(R8*2), Z12
 	VFMADD231PS  Z11, Z12, Z10
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         CX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
+	VADDPS       (R13), Z0, Z0
+	ADDQ         R11, R13
+	VADDPS       (R13), Z1, Z1
+	ADDQ         R11, R13
+	VADDPS       (R13), Z2, Z2
+	ADDQ         R11, R13
+	VADDPS       (R13), Z3, Z3
+	ADDQ         R11, R13
+	VADDPS       (R13), Z4, Z4
+	ADDQ         R11, R13
+	VADDPS       (R13), Z5, Z5
+	ADDQ         R11, R13
+	VADDPS       (R13), Z6, Z6
+	ADDQ         R11, R13
+	VADDPS       (R13), Z7, Z7
+	ADDQ         R11, R13
+	VADDPS       (R13), Z8, Z8
+	ADDQ         R11, R13
+	VADDPS       (R13), Z9, Z9
+	ADDQ         R11, R13
+	VADDPS       (R13), Z10, Z10
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
+	VMOVUPS Z0, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z3, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z5, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z7, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z9, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z10, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold12x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold12x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold12x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold12x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2412,108 +2666,118 @@ TEXT ·fold12x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z11, Z11, Z11
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS      (SI), Z12
-	VBROADCASTSS (R13), Z13
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Z12
+	VBROADCASTSS (R15), Z13
 	VFMADD231PS  Z12, Z13, Z0
-	VBROADCASTSS (R13)(CX*1), Z13
+	VBROADCASTSS (R15)(CX*1), Z13
 	VFMADD231PS  Z12, Z13, Z1
-	VBROADCASTSS (R13)(CX*2), Z13
+	VBROADCASTSS (R15)(CX*2), Z13
 	VFMADD231PS  Z12, Z13, Z2
-	VBROADCASTSS (R13)(R8*1), Z13
+	VBROADCASTSS (R15)(DI*1), Z13
 	VFMADD231PS  Z12, Z13, Z3
-	VBROADCASTSS (R13)(CX*4), Z13
+	VBROADCASTSS (R15)(CX*4), Z13
 	VFMADD231PS  Z12, Z13, Z4
-	VBROADCASTSS (R13)(R9*1), Z13
+	VBROADCASTSS (R15)(R8*1), Z13
 	VFMADD231PS  Z12, Z13, Z5
-	VBROADCASTSS (R13)(R8*2), Z13
+	VBROADCASTSS (R15)(DI*2), Z13
 	VFMADD231PS  Z12, Z13, Z6
-	VBROADCASTSS (R13)(R10*1), Z13
+	VBROADCASTSS (R15)(R9*1), Z13
 	VFMADD231PS  Z12, Z13, Z7
-	VBROADCASTSS (R13)(CX*8), Z13
+	VBROADCASTSS (R15)(CX*8), Z13
 	VFMADD231PS  Z12, Z13, Z8
-	VBROADCASTSS (R13)(R11*1), Z13
+	VBROADCASTSS (R15)(R10*1), Z13
 	VFMADD231PS  Z12, Z13, Z9
-	VBROADCASTSS (R13)(R9*2), Z13
+	VBROADCASTSS (R15)(R8*2), Z13
 	VFMADD231PS  Z12, Z13, Z10
-	VBROADCASTSS (R13)(R12*1), Z13
+	VBROADCASTSS (R15)(R11*1), Z13
 	VFMADD231PS  Z12, Z13, Z11
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         CX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	ADDQ         CX, DX
-	VADDPS       (DX), Z11, Z11
+	VADDPS       (R14), Z0, Z0
+	ADDQ         R12, R14
+	VADDPS       (R14), Z1, Z1
+	ADDQ         R12, R14
+	VADDPS       (R14), Z2, Z2
+	ADDQ         R12, R14
+	VADDPS       (R14), Z3, Z3
+	ADDQ         R12, R14
+	VADDPS       (R14), Z4, Z4
+	ADDQ         R12, R14
+	VADDPS       (R14), Z5, Z5
+	ADDQ         R12, R14
+	VADDPS       (R14), Z6, Z6
+	ADDQ         R12, R14
+	VADDPS       (R14), Z7, Z7
+	ADDQ         R12, R14
+	VADDPS       (R14), Z8, Z8
+	ADDQ         R12, R14
+	VADDPS       (R14), Z9, Z9
+	ADDQ         R12, R14
+	VADDPS       (R14), Z10, Z10
+	ADDQ         R12, R14
+	VADDPS       (R14), Z11, Z11
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, (AX)
+	VMOVUPS Z0, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z3, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z5, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z7, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z9, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z11, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold13x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold13x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold13x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold13x1AVX512(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2529,115 +2793,125 @@ TEXT ·fold13x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z12, Z12, Z12
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS      (SI), Z13
-	VBROADCASTSS (R13), Z14
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Z13
+	VBROADCASTSS (R15), Z14
 	VFMADD231PS  Z13, Z14, Z0
-	VBROADCASTSS (R13)(CX*1), Z14
+	VBROADCASTSS (R15)(CX*1), Z14
 	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS (R13)(CX*2), Z14
+	VBROADCASTSS (R15)(CX*2), Z14
 	VFMADD231PS  Z13, Z14, Z2
-	VBROADCASTSS (R13)(R8*1), Z14
+	VBROADCASTSS (R15)(DI*1), Z14
 	VFMADD231PS  Z13, Z14, Z3
-	VBROADCASTSS (R13)(CX*4), Z14
+	VBROADCASTSS (R15)(CX*4), Z14
 	VFMADD231PS  Z13, Z14, Z4
-	VBROADCASTSS (R13)(R9*1), Z14
+	VBROADCASTSS (R15)(R8*1), Z14
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (R13)(R8*2), Z14
+	VBROADCASTSS (R15)(DI*2), Z14
 	VFMADD231PS  Z13, Z14, Z6
-	VBROADCASTSS (R13)(R10*1), Z14
+	VBROADCASTSS (R15)(R9*1), Z14
 	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (R13)(CX*8), Z14
+	VBROADCASTSS (R15)(CX*8), Z14
 	VFMADD231PS  Z13, Z14, Z8
-	VBROADCASTSS (R13)(R11*1), Z14
+	VBROADCASTSS (R15)(R10*1), Z14
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (R13)(R9*2), Z14
+	VBROADCASTSS (R15)(R8*2), Z14
 	VFMADD231PS  Z13, Z14, Z10
-	VBROADCASTSS (R13)(R12*1), Z14
+	VBROADCASTSS (R15)(R11*1), Z14
 	VFMADD231PS  Z13, Z14, Z11
-	VBROADCASTSS (R13)(R8*4), Z14
+	VBROADCASTSS (R15)(DI*4), Z14
 	VFMADD231PS  Z13, Z14, Z12
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         CX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	ADDQ         CX, DX
-	VADDPS       (DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
+	VADDPS       (R14), Z0, Z0
+	ADDQ         R12, R14
+	VADDPS       (R14), Z1, Z1
+	ADDQ         R12, R14
+	VADDPS       (R14), Z2, Z2
+	ADDQ         R12, R14
+	VADDPS       (R14), Z3, Z3
+	ADDQ         R12, R14
+	VADDPS       (R14), Z4, Z4
+	ADDQ         R12, R14
+	VADDPS       (R14), Z5, Z5
+	ADDQ         R12, R14
+	VADDPS       (R14), Z6, Z6
+	ADDQ         R12, R14
+	VADDPS       (R14), Z7, Z7
+	ADDQ         R12, R14
+	VADDPS       (R14), Z8, Z8
+	ADDQ         R12, R14
+	VADDPS       (R14), Z9, Z9
+	ADDQ         R12, R14
+	VADDPS       (R14), Z10, Z10
+	ADDQ         R12, R14
+	VADDPS       (R14), Z11, Z11
+	ADDQ         R12, R14
+	VADDPS       (R14), Z12, Z12
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
+	VMOVUPS Z0, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z3, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z5, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z7, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z9, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z11, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z12, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold14x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold14x1AVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, AVX512F
-TEXT ·fold14x1AVX512(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
-	LEAQ   (R12)(CX*2), R13
+TEXT ·fold14x1AVX512(SB), NOSPLIT, $8-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+	LEAQ (R11)(CX*2), R12
+
+tile:
+	MOVQ   offsets+16(FP), R13
+	MOVQ   b+24(FP), R14
+	MOVQ   k+56(FP), R15
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2654,325 +2928,375 @@ TEXT ·fold14x1AVX512(SB), NOSPLIT, $0-72
 	VPXORD Z13, Z13, Z13
 
 term:
-	MOVLQSX      (DX), R14
-	LEAQ         (AX)(R14*4), R14
-	VMOVUPS      (SI), Z14
-	VBROADCASTSS (R14), Z15
+	MOVLQSX      (R13), BP
+	LEAQ         (AX)(BP*4), BP
+	VMOVUPS      (R14), Z14
+	VBROADCASTSS (BP), Z15
 	VFMADD231PS  Z14, Z15, Z0
-	VBROADCASTSS (R14)(CX*1), Z15
+	VBROADCASTSS (BP)(CX*1), Z15
 	VFMADD231PS  Z14, Z15, Z1
-	VBROADCASTSS (R14)(CX*2), Z15
+	VBROADCASTSS (BP)(CX*2), Z15
 	VFMADD231PS  Z14, Z15, Z2
-	VBROADCASTSS (R14)(R8*1), Z15
+	VBROADCASTSS (BP)(DI*1), Z15
 	VFMADD231PS  Z14, Z15, Z3
-	VBROADCASTSS (R14)(CX*4), Z15
+	VBROADCASTSS (BP)(CX*4), Z15
 	VFMADD231PS  Z14, Z15, Z4
-	VBROADCASTSS (R14)(R9*1), Z15
+	VBROADCASTSS (BP)(R8*1), Z15
 	VFMADD231PS  Z14, Z15, Z5
-	VBROADCASTSS (R14)(R8*2), Z15
+	VBROADCASTSS (BP)(DI*2), Z15
 	VFMADD231PS  Z14, Z15, Z6
-	VBROADCASTSS (R14)(R10*1), Z15
+	VBROADCASTSS (BP)(R9*1), Z15
 	VFMADD231PS  Z14, Z15, Z7
-	VBROADCASTSS (R14)(CX*8), Z15
+	VBROADCASTSS (BP)(CX*8), Z15
 	VFMADD231PS  Z14, Z15, Z8
-	VBROADCASTSS (R14)(R11*1), Z15
+	VBROADCASTSS (BP)(R10*1), Z15
 	VFMADD231PS  Z14, Z15, Z9
-	VBROADCASTSS (R14)(R9*2), Z15
+	VBROADCASTSS (BP)(R8*2), Z15
 	VFMADD231PS  Z14, Z15, Z10
-	VBROADCASTSS (R14)(R12*1), Z15
+	VBROADCASTSS (BP)(R11*1), Z15
 	VFMADD231PS  Z14, Z15, Z11
-	VBROADCASTSS (R14)(R8*4), Z15
+	VBROADCASTSS (BP)(DI*4), Z15
 	VFMADD231PS  Z14, Z15, Z12
-	VBROADCASTSS (R14)(R13*1), Z15
+	VBROADCASTSS (BP)(R12*1), Z15
 	VFMADD231PS  Z14, Z15, Z13
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R13
+	ADDQ         DX, R14
+	DECQ         R15
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R13
+	MOVQ         add+64(FP), R14
+	MOVQ         BX, R15
+	TESTQ        R14, R14
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         CX, DX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         CX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         CX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         CX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         CX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         CX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         CX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         CX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         CX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         CX, DX
-	VADDPS       (DX), Z10, Z10
-	ADDQ         CX, DX
-	VADDPS       (DX), Z11, Z11
-	ADDQ         CX, DX
-	VADDPS       (DX), Z12, Z12
-	ADDQ         CX, DX
-	VADDPS       (DX), Z13, Z13
+	VADDPS       (R15), Z0, Z0
+	ADDQ         R13, R15
+	VADDPS       (R15), Z1, Z1
+	ADDQ         R13, R15
+	VADDPS       (R15), Z2, Z2
+	ADDQ         R13, R15
+	VADDPS       (R15), Z3, Z3
+	ADDQ         R13, R15
+	VADDPS       (R15), Z4, Z4
+	ADDQ         R13, R15
+	VADDPS       (R15), Z5, Z5
+	ADDQ         R13, R15
+	VADDPS       (R15), Z6, Z6
+	ADDQ         R13, R15
+	VADDPS       (R15), Z7, Z7
+	ADDQ         R13, R15
+	VADDPS       (R15), Z8, Z8
+	ADDQ         R13, R15
+	VADDPS       (R15), Z9, Z9
+	ADDQ         R13, R15
+	VADDPS       (R15), Z10, Z10
+	ADDQ         R13, R15
+	VADDPS       (R15), Z11, Z11
+	ADDQ         R13, R15
+	VADDPS       (R15), Z12, Z12
+	ADDQ         R13, R15
+	VADDPS       (R15), Z13, Z13
+	MOVQ         BX, R15
 
 store:
-	VMOVUPS Z0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z13, (AX)
+	VMOVUPS Z0, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z2, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z3, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z4, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z5, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z6, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z7, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z8, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z9, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z10, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z11, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z12, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z13, (R15)
+	MOVQ    nextA+80(FP), R13
+	ADDQ    R13, AX
+	MOVQ    nextC+88(FP), R13
+	ADDQ    R13, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold1xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold1xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold1xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), CX
-	MOVQ   k+56(FP), DX
-	MOVQ   b+24(FP), BX
-	MOVQ   strideB+32(FP), SI
-	MOVQ   cols+72(FP), DI
-	MOVL   $0x0000ffff, R8
-	BZHIL  DI, R8, DI
-	KMOVW  DI, K1
+TEXT ·fold1xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), CX
+	MOVQ  c+40(FP), DX
+	MOVQ  tiles+72(FP), BX
+	MOVQ  cols+96(FP), SI
+	MOVL  $0x0000ffff, DI
+	BZHIL SI, DI, SI
+	KMOVW SI, K1
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
 	VPXORD Z0, Z0, Z0
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMOVUPS.Z    (BX), K1, Z1
-	VBROADCASTSS (DI), Z2
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMOVUPS.Z    (DI), K1, Z1
+	VBROADCASTSS (R9), Z2
 	VFMADD231PS  Z1, Z2, Z0
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
 	JZ           store
-	MOVQ         AX, CX
-	VMOVUPS.Z    (CX), K1, Z1
+	VMOVUPS.Z    (DI), K1, Z1
 	VADDPS       Z1, Z0, Z0
+	MOVQ         DX, DI
 
 store:
-	VMOVUPS Z0, K1, (AX)
+	VMOVUPS Z0, K1, (DI)
+	MOVQ    nextA+80(FP), SI
+	ADDQ    SI, AX
+	MOVQ    nextC+88(FP), SI
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold2xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold2xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold2xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
+TEXT ·fold2xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS.Z    (SI), K1, Z2
-	VBROADCASTSS (R8), Z3
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS.Z    (R8), K1, Z2
+	VBROADCASTSS (R10), Z3
 	VFMADD231PS  Z2, Z3, Z0
-	VBROADCASTSS (R8)(CX*1), Z3
+	VBROADCASTSS (R10)(CX*1), Z3
 	VFMADD231PS  Z2, Z3, Z1
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z2
+	VMOVUPS.Z    (R9), K1, Z2
 	VADDPS       Z2, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z2
+	ADDQ         DI, R9
+	VMOVUPS.Z    (R9), K1, Z2
 	VADDPS       Z2, Z1, Z1
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
+	VMOVUPS Z0, K1, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z1, K1, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold3xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold3xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold3xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
+TEXT ·fold3xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS.Z    (SI), K1, Z3
-	VBROADCASTSS (R8), Z4
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS.Z    (R8), K1, Z3
+	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
-	VBROADCASTSS (R8)(CX*1), Z4
+	VBROADCASTSS (R10)(CX*1), Z4
 	VFMADD231PS  Z3, Z4, Z1
-	VBROADCASTSS (R8)(CX*2), Z4
+	VBROADCASTSS (R10)(CX*2), Z4
 	VFMADD231PS  Z3, Z4, Z2
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z3
+	VMOVUPS.Z    (R9), K1, Z3
 	VADDPS       Z3, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z3
+	ADDQ         DI, R9
+	VMOVUPS.Z    (R9), K1, Z3
 	VADDPS       Z3, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z3
+	ADDQ         DI, R9
+	VMOVUPS.Z    (R9), K1, Z3
 	VADDPS       Z3, Z2, Z2
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
+	VMOVUPS Z0, K1, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z1, K1, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Z2, K1, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold4xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold4xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold4xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold4xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS.Z    (SI), K1, Z4
-	VBROADCASTSS (R9), Z5
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS.Z    (R9), K1, Z4
+	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
-	VBROADCASTSS (R9)(CX*1), Z5
+	VBROADCASTSS (R11)(CX*1), Z5
 	VFMADD231PS  Z4, Z5, Z1
-	VBROADCASTSS (R9)(CX*2), Z5
+	VBROADCASTSS (R11)(CX*2), Z5
 	VFMADD231PS  Z4, Z5, Z2
-	VBROADCASTSS (R9)(R8*1), Z5
+	VBROADCASTSS (R11)(DI*1), Z5
 	VFMADD231PS  Z4, Z5, Z3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z4
+	VMOVUPS.Z    (R10), K1, Z4
 	VADDPS       Z4, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z4
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z4
 	VADDPS       Z4, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z4
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z4
 	VADDPS       Z4, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z4
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z4
 	VADDPS       Z4, Z3, Z3
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z3, K1, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold5xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold5xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold5xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold5xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2980,72 +3304,82 @@ TEXT ·fold5xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z4, Z4, Z4
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS.Z    (SI), K1, Z5
-	VBROADCASTSS (R9), Z6
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS.Z    (R9), K1, Z5
+	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
-	VBROADCASTSS (R9)(CX*1), Z6
+	VBROADCASTSS (R11)(CX*1), Z6
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(CX*2), Z6
+	VBROADCASTSS (R11)(CX*2), Z6
 	VFMADD231PS  Z5, Z6, Z2
-	VBROADCASTSS (R9)(R8*1), Z6
+	VBROADCASTSS (R11)(DI*1), Z6
 	VFMADD231PS  Z5, Z6, Z3
-	VBROADCASTSS (R9)(CX*4), Z6
+	VBROADCASTSS (R11)(CX*4), Z6
 	VFMADD231PS  Z5, Z6, Z4
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z5
+	VMOVUPS.Z    (R10), K1, Z5
 	VADDPS       Z5, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z5
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z5
 	VADDPS       Z5, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z5
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z5
 	VADDPS       Z5, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z5
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z5
 	VADDPS       Z5, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z5
+	ADDQ         R8, R10
+	VMOVUPS.Z    (R10), K1, Z5
 	VADDPS       Z5, Z4, Z4
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
+	VMOVUPS Z0, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z1, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z2, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z3, K1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Z4, K1, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold6xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold6xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold6xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold6xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3054,79 +3388,89 @@ TEXT ·fold6xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z5, Z5, Z5
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS.Z    (SI), K1, Z6
-	VBROADCASTSS (R10), Z7
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS.Z    (R10), K1, Z6
+	VBROADCASTSS (R12), Z7
 	VFMADD231PS  Z6, Z7, Z0
-	VBROADCASTSS (R10)(CX*1), Z7
+	VBROADCASTSS (R12)(CX*1), Z7
 	VFMADD231PS  Z6, Z7, Z1
-	VBROADCASTSS (R10)(CX*2), Z7
+	VBROADCASTSS (R12)(CX*2), Z7
 	VFMADD231PS  Z6, Z7, Z2
-	VBROADCASTSS (R10)(R8*1), Z7
+	VBROADCASTSS (R12)(DI*1), Z7
 	VFMADD231PS  Z6, Z7, Z3
-	VBROADCASTSS (R10)(CX*4), Z7
+	VBROADCASTSS (R12)(CX*4), Z7
 	VFMADD231PS  Z6, Z7, Z4
-	VBROADCASTSS (R10)(R9*1), Z7
+	VBROADCASTSS (R12)(R8*1), Z7
 	VFMADD231PS  Z6, Z7, Z5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z6
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z6
 	VADDPS       Z6, Z5, Z5
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z3, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z5, K1, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold7xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold7xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold7xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold7xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3136,87 +3480,97 @@ TEXT ·fold7xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z6, Z6, Z6
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS.Z    (SI), K1, Z7
-	VBROADCASTSS (R10), Z8
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS.Z    (R10), K1, Z7
+	VBROADCASTSS (R12), Z8
 	VFMADD231PS  Z7, Z8, Z0
-	VBROADCASTSS (R10)(CX*1), Z8
+	VBROADCASTSS (R12)(CX*1), Z8
 	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS (R10)(CX*2), Z8
+	VBROADCASTSS (R12)(CX*2), Z8
 	VFMADD231PS  Z7, Z8, Z2
-	VBROADCASTSS (R10)(R8*1), Z8
+	VBROADCASTSS (R12)(DI*1), Z8
 	VFMADD231PS  Z7, Z8, Z3
-	VBROADCASTSS (R10)(CX*4), Z8
+	VBROADCASTSS (R12)(CX*4), Z8
 	VFMADD231PS  Z7, Z8, Z4
-	VBROADCASTSS (R10)(R9*1), Z8
+	VBROADCASTSS (R12)(R8*1), Z8
 	VFMADD231PS  Z7, Z8, Z5
-	VBROADCASTSS (R10)(R8*2), Z8
+	VBROADCASTSS (R12)(DI*2), Z8
 	VFMADD231PS  Z7, Z8, Z6
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z7
+	ADDQ         R9, R11
+	VMOVUPS.Z    (R11), K1, Z7
 	VADDPS       Z7, Z6, Z6
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z2, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z3, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z4, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z5, K1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Z6, K1, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold8xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold8xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold8xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold8xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3227,94 +3581,104 @@ TEXT ·fold8xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z7, Z7, Z7
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS.Z    (SI), K1, Z8
-	VBROADCASTSS (R11), Z9
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS.Z    (R11), K1, Z8
+	VBROADCASTSS (R13), Z9
 	VFMADD231PS  Z8, Z9, Z0
-	VBROADCASTSS (R11)(CX*1), Z9
+	VBROADCASTSS (R13)(CX*1), Z9
 	VFMADD231PS  Z8, Z9, Z1
-	VBROADCASTSS (R11)(CX*2), Z9
+	VBROADCASTSS (R13)(CX*2), Z9
 	VFMADD231PS  Z8, Z9, Z2
-	VBROADCASTSS (R11)(R8*1), Z9
+	VBROADCASTSS (R13)(DI*1), Z9
 	VFMADD231PS  Z8, Z9, Z3
-	VBROADCASTSS (R11)(CX*4), Z9
+	VBROADCASTSS (R13)(CX*4), Z9
 	VFMADD231PS  Z8, Z9, Z4
-	VBROADCASTSS (R11)(R9*1), Z9
+	VBROADCASTSS (R13)(R8*1), Z9
 	VFMADD231PS  Z8, Z9, Z5
-	VBROADCASTSS (R11)(R8*2), Z9
+	VBROADCASTSS (R13)(DI*2), Z9
 	VFMADD231PS  Z8, Z9, Z6
-	VBROADCASTSS (R11)(R10*1), Z9
+	VBROADCASTSS (R13)(R9*1), Z9
 	VFMADD231PS  Z8, Z9, Z7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z8
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z8
 	VADDPS       Z8, Z7, Z7
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
+	VMOVUPS Z0, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z1, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z3, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z5, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z7, K1, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold9xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold9xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold9xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold9xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3326,102 +3690,112 @@ TEXT ·fold9xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z8, Z8, Z8
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS.Z    (SI), K1, Z9
-	VBROADCASTSS (R11), Z10
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS.Z    (R11), K1, Z9
+	VBROADCASTSS (R13), Z10
 	VFMADD231PS  Z9, Z10, Z0
-	VBROADCASTSS (R11)(CX*1), Z10
+	VBROADCASTSS (R13)(CX*1), Z10
 	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS (R11)(CX*2), Z10
+	VBROADCASTSS (R13)(CX*2), Z10
 	VFMADD231PS  Z9, Z10, Z2
-	VBROADCASTSS (R11)(R8*1), Z10
+	VBROADCASTSS (R13)(DI*1), Z10
 	VFMADD231PS  Z9, Z10, Z3
-	VBROADCASTSS (R11)(CX*4), Z10
+	VBROADCASTSS (R13)(CX*4), Z10
 	VFMADD231PS  Z9, Z10, Z4
-	VBROADCASTSS (R11)(R9*1), Z10
+	VBROADCASTSS (R13)(R8*1), Z10
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (R11)(R8*2), Z10
+	VBROADCASTSS (R13)(DI*2), Z10
 	VFMADD231PS  Z9, Z10, Z6
-	VBROADCASTSS (R11)(R10*1), Z10
+	VBROADCASTSS (R13)(R9*1), Z10
 	VFMADD231PS  Z9, Z10, Z7
-	VBROADCASTSS (R11)(CX*8), Z10
+	VBROADCASTSS (R13)(CX*8), Z10
 	VFMADD231PS  Z9, Z10, Z8
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z9
+	ADDQ         R10, R12
+	VMOVUPS.Z    (R12), K1, Z9
 	VADDPS       Z9, Z8, Z8
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
+	VMOVUPS Z0, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z1, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z2, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z3, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z4, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z5, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z6, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z7, K1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Z8, K1, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold10xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold10xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold10xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold10xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+	LEAQ  (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3434,109 +3808,119 @@ TEXT ·fold10xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z9, Z9, Z9
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS.Z    (SI), K1, Z10
-	VBROADCASTSS (R12), Z11
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS.Z    (R12), K1, Z10
+	VBROADCASTSS (R14), Z11
 	VFMADD231PS  Z10, Z11, Z0
-	VBROADCASTSS (R12)(CX*1), Z11
+	VBROADCASTSS (R14)(CX*1), Z11
 	VFMADD231PS  Z10, Z11, Z1
-	VBROADCASTSS (R12)(CX*2), Z11
+	VBROADCASTSS (R14)(CX*2), Z11
 	VFMADD231PS  Z10, Z11, Z2
-	VBROADCASTSS (R12)(R8*1), Z11
+	VBROADCASTSS (R14)(DI*1), Z11
 	VFMADD231PS  Z10, Z11, Z3
-	VBROADCASTSS (R12)(CX*4), Z11
+	VBROADCASTSS (R14)(CX*4), Z11
 	VFMADD231PS  Z10, Z11, Z4
-	VBROADCASTSS (R12)(R9*1), Z11
+	VBROADCASTSS (R14)(R8*1), Z11
 	VFMADD231PS  Z10, Z11, Z5
-	VBROADCASTSS (R12)(R8*2), Z11
+	VBROADCASTSS (R14)(DI*2), Z11
 	VFMADD231PS  Z10, Z11, Z6
-	VBROADCASTSS (R12)(R10*1), Z11
+	VBROADCASTSS (R14)(R9*1), Z11
 	VFMADD231PS  Z10, Z11, Z7
-	VBROADCASTSS (R12)(CX*8), Z11
+	VBROADCASTSS (R14)(CX*8), Z11
 	VFMADD231PS  Z10, Z11, Z8
-	VBROADCASTSS (R12)(R11*1), Z11
+	VBROADCASTSS (R14)(R10*1), Z11
 	VFMADD231PS  Z10, Z11, Z9
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z8, Z8
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z10
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z10
 	VADDPS       Z10, Z9, Z9
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, K1, (AX)
+	VMOVUPS Z0, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z1, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z3, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z5, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z7, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z9, K1, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold11xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold11xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold11xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
+TEXT ·fold11xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+	LEAQ  (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3550,117 +3934,127 @@ TEXT ·fold11xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z10, Z10, Z10
 
 term:
-	MOVLQSX      (DX), R12
-	LEAQ         (AX)(R12*4), R12
-	VMOVUPS.Z    (SI), K1, Z11
-	VBROADCASTSS (R12), Z12
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS.Z    (R12), K1, Z11
+	VBROADCASTSS (R14), Z12
 	VFMADD231PS  Z11, Z12, Z0
-	VBROADCASTSS (R12)(CX*1), Z12
+	VBROADCASTSS (R14)(CX*1), Z12
 	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS (R12)(CX*2), Z12
+	VBROADCASTSS (R14)(CX*2), Z12
 	VFMADD231PS  Z11, Z12, Z2
-	VBROADCASTSS (R12)(R8*1), Z12
+	VBROADCASTSS (R14)(DI*1), Z12
 	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (R12)(CX*4), Z12
+	VBROADCASTSS (R14)(CX*4), Z12
 	VFMADD231PS  Z11, Z12, Z4
-	VBROADCASTSS (R12)(R9*1), Z12
+	VBROADCASTSS (R14)(R8*1), Z12
 	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSS (R12)(R8*2), Z12
+	VBROADCASTSS (R14)(DI*2), Z12
 	VFMADD231PS  Z11, Z12, Z6
-	VBROADCASTSS (R12)(R10*1), Z12
+	VBROADCASTSS (R14)(R9*1), Z12
 	VFMADD231PS  Z11, Z12, Z7
-	VBROADCASTSS (R12)(CX*8), Z12
+	VBROADCASTSS (R14)(CX*8), Z12
 	VFMADD231PS  Z11, Z12, Z8
-	VBROADCASTSS (R12)(R11*1), Z12
+	VBROADCASTSS (R14)(R10*1), Z12
 	VFMADD231PS  Z11, Z12, Z9
-	VBROADCASTSS (R12)(R9*2), Z12
+	VBROADCASTSS (R14)(R8*2), Z12
 	VFMADD231PS  Z11, Z12, Z10
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z8, Z8
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z9, Z9
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z11
+	ADDQ         R11, R13
+	VMOVUPS.Z    (R13), K1, Z11
 	VADDPS       Z11, Z10, Z10
+	MOVQ         BX, R13
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, K1, (AX)
+	VMOVUPS Z0, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z1, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z2, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z3, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z4, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z5, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z6, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z7, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z8, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z9, K1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Z10, K1, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold12xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold12xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold12xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold12xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+	LEAQ  (R9)(CX*2), R10
+	LEAQ  (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3675,124 +4069,134 @@ TEXT ·fold12xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z11, Z11, Z11
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS.Z    (SI), K1, Z12
-	VBROADCASTSS (R13), Z13
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS.Z    (R13), K1, Z12
+	VBROADCASTSS (R15), Z13
 	VFMADD231PS  Z12, Z13, Z0
-	VBROADCASTSS (R13)(CX*1), Z13
+	VBROADCASTSS (R15)(CX*1), Z13
 	VFMADD231PS  Z12, Z13, Z1
-	VBROADCASTSS (R13)(CX*2), Z13
+	VBROADCASTSS (R15)(CX*2), Z13
 	VFMADD231PS  Z12, Z13, Z2
-	VBROADCASTSS (R13)(R8*1), Z13
+	VBROADCASTSS (R15)(DI*1), Z13
 	VFMADD231PS  Z12, Z13, Z3
-	VBROADCASTSS (R13)(CX*4), Z13
+	VBROADCASTSS (R15)(CX*4), Z13
 	VFMADD231PS  Z12, Z13, Z4
-	VBROADCASTSS (R13)(R9*1), Z13
+	VBROADCASTSS (R15)(R8*1), Z13
 	VFMADD231PS  Z12, Z13, Z5
-	VBROADCASTSS (R13)(R8*2), Z13
+	VBROADCASTSS (R15)(DI*2), Z13
 	VFMADD231PS  Z12, Z13, Z6
-	VBROADCASTSS (R13)(R10*1), Z13
+	VBROADCASTSS (R15)(R9*1), Z13
 	VFMADD231PS  Z12, Z13, Z7
-	VBROADCASTSS (R13)(CX*8), Z13
+	VBROADCASTSS (R15)(CX*8), Z13
 	VFMADD231PS  Z12, Z13, Z8
-	VBROADCASTSS (R13)(R11*1), Z13
+	VBROADCASTSS (R15)(R10*1), Z13
 	VFMADD231PS  Z12, Z13, Z9
-	VBROADCASTSS (R13)(R9*2), Z13
+	VBROADCASTSS (R15)(R8*2), Z13
 	VFMADD231PS  Z12, Z13, Z10
-	VBROADCASTSS (R13)(R12*1), Z13
+	VBROADCASTSS (R15)(R11*1), Z13
 	VFMADD231PS  Z12, Z13, Z11
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z8, Z8
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z9, Z9
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z10, Z10
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z12
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z12
 	VADDPS       Z12, Z11, Z11
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, K1, (AX)
+	VMOVUPS Z0, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z1, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z3, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z5, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z7, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z9, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z11, K1, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold13xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold13xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold13xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
+TEXT ·fold13xTailAVX512(SB), NOSPLIT, $0-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+	LEAQ  (R9)(CX*2), R10
+	LEAQ  (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3808,132 +4212,142 @@ TEXT ·fold13xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z12, Z12, Z12
 
 term:
-	MOVLQSX      (DX), R13
-	LEAQ         (AX)(R13*4), R13
-	VMOVUPS.Z    (SI), K1, Z13
-	VBROADCASTSS (R13), Z14
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS.Z    (R13), K1, Z13
+	VBROADCASTSS (R15), Z14
 	VFMADD231PS  Z13, Z14, Z0
-	VBROADCASTSS (R13)(CX*1), Z14
+	VBROADCASTSS (R15)(CX*1), Z14
 	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS (R13)(CX*2), Z14
+	VBROADCASTSS (R15)(CX*2), Z14
 	VFMADD231PS  Z13, Z14, Z2
-	VBROADCASTSS (R13)(R8*1), Z14
+	VBROADCASTSS (R15)(DI*1), Z14
 	VFMADD231PS  Z13, Z14, Z3
-	VBROADCASTSS (R13)(CX*4), Z14
+	VBROADCASTSS (R15)(CX*4), Z14
 	VFMADD231PS  Z13, Z14, Z4
-	VBROADCASTSS (R13)(R9*1), Z14
+	VBROADCASTSS (R15)(R8*1), Z14
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (R13)(R8*2), Z14
+	VBROADCASTSS (R15)(DI*2), Z14
 	VFMADD231PS  Z13, Z14, Z6
-	VBROADCASTSS (R13)(R10*1), Z14
+	VBROADCASTSS (R15)(R9*1), Z14
 	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (R13)(CX*8), Z14
+	VBROADCASTSS (R15)(CX*8), Z14
 	VFMADD231PS  Z13, Z14, Z8
-	VBROADCASTSS (R13)(R11*1), Z14
+	VBROADCASTSS (R15)(R10*1), Z14
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (R13)(R9*2), Z14
+	VBROADCASTSS (R15)(R8*2), Z14
 	VFMADD231PS  Z13, Z14, Z10
-	VBROADCASTSS (R13)(R12*1), Z14
+	VBROADCASTSS (R15)(R11*1), Z14
 	VFMADD231PS  Z13, Z14, Z11
-	VBROADCASTSS (R13)(R8*4), Z14
+	VBROADCASTSS (R15)(DI*4), Z14
 	VFMADD231PS  Z13, Z14, Z12
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z8, Z8
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z9, Z9
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z10, Z10
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z11, Z11
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z13
+	ADDQ         R12, R14
+	VMOVUPS.Z    (R14), K1, Z13
 	VADDPS       Z13, Z12, Z12
+	MOVQ         BX, R14
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, K1, (AX)
+	VMOVUPS Z0, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z1, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z2, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z3, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z4, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z5, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z6, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z7, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z8, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z9, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z10, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z11, K1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Z12, K1, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold14xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold14xTailAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·fold14xTailAVX512(SB), NOSPLIT, $0-80
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	MOVQ   cols+72(FP), R8
-	MOVL   $0x0000ffff, R9
-	BZHIL  R8, R9, R8
-	KMOVW  R8, K1
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
-	LEAQ   (R10)(CX*2), R11
-	LEAQ   (R11)(CX*2), R12
-	LEAQ   (R12)(CX*2), R13
+TEXT ·fold14xTailAVX512(SB), NOSPLIT, $8-104
+	MOVQ  a+0(FP), AX
+	MOVQ  strideA+8(FP), CX
+	MOVQ  strideB+32(FP), DX
+	MOVQ  c+40(FP), BX
+	MOVQ  tiles+72(FP), SI
+	MOVQ  cols+96(FP), DI
+	MOVL  $0x0000ffff, R8
+	BZHIL DI, R8, DI
+	KMOVW DI, K1
+	LEAQ  (CX)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
+	LEAQ  (R9)(CX*2), R10
+	LEAQ  (R10)(CX*2), R11
+	LEAQ  (R11)(CX*2), R12
+
+tile:
+	MOVQ   offsets+16(FP), R13
+	MOVQ   b+24(FP), R14
+	MOVQ   k+56(FP), R15
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3950,117 +4364,123 @@ TEXT ·fold14xTailAVX512(SB), NOSPLIT, $0-80
 	VPXORD Z13, Z13, Z13
 
 term:
-	MOVLQSX      (DX), R14
-	LEAQ         (AX)(R14*4), R14
-	VMOVUPS.Z    (SI), K1, Z14
-	VBROADCASTSS (R14), Z15
+	MOVLQSX      (R13), BP
+	LEAQ         (AX)(BP*4), BP
+	VMOVUPS.Z    (R14), K1, Z14
+	VBROADCASTSS (BP), Z15
 	VFMADD231PS  Z14, Z15, Z0
-	VBROADCASTSS (R14)(CX*1), Z15
+	VBROADCASTSS (BP)(CX*1), Z15
 	VFMADD231PS  Z14, Z15, Z1
-	VBROADCASTSS (R14)(CX*2), Z15
+	VBROADCASTSS (BP)(CX*2), Z15
 	VFMADD231PS  Z14, Z15, Z2
-	VBROADCASTSS (R14)(R8*1), Z15
+	VBROADCASTSS (BP)(DI*1), Z15
 	VFMADD231PS  Z14, Z15, Z3
-	VBROADCASTSS (R14)(CX*4), Z15
+	VBROADCASTSS (BP)(CX*4), Z15
 	VFMADD231PS  Z14, Z15, Z4
-	VBROADCASTSS (R14)(R9*1), Z15
+	VBROADCASTSS (BP)(R8*1), Z15
 	VFMADD231PS  Z14, Z15, Z5
-	VBROADCASTSS (R14)(R8*2), Z15
+	VBROADCASTSS (BP)(DI*2), Z15
 	VFMADD231PS  Z14, Z15, Z6
-	VBROADCASTSS (R14)(R10*1), Z15
+	VBROADCASTSS (BP)(R9*1), Z15
 	VFMADD231PS  Z14, Z15, Z7
-	VBROADCASTSS (R14)(CX*8), Z15
+	VBROADCASTSS (BP)(CX*8), Z15
 	VFMADD231PS  Z14, Z15, Z8
-	VBROADCASTSS (R14)(R11*1), Z15
+	VBROADCASTSS (BP)(R10*1), Z15
 	VFMADD231PS  Z14, Z15, Z9
-	VBROADCASTSS (R14)(R9*2), Z15
+	VBROADCASTSS (BP)(R8*2), Z15
 	VFMADD231PS  Z14, Z15, Z10
-	VBROADCASTSS (R14)(R12*1), Z15
+	VBROADCASTSS (BP)(R11*1), Z15
 	VFMADD231PS  Z14, Z15, Z11
-	VBROADCASTSS (R14)(R8*4), Z15
+	VBROADCASTSS (BP)(DI*4), Z15
 	VFMADD231PS  Z14, Z15, Z12
-	VBROADCASTSS (R14)(R13*1), Z15
+	VBROADCASTSS (BP)(R12*1), Z15
 	VFMADD231PS  Z14, Z15, Z13
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R13
+	ADDQ         DX, R14
+	DECQ         R15
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R13
+	MOVQ         add+64(FP), R14
+	MOVQ         BX, R15
+	TESTQ        R14, R14
 	JZ           store
-	MOVQ         AX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z0, Z0
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z1, Z1
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z2, Z2
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z3, Z3
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z4, Z4
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z5, Z5
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z6, Z6
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z7, Z7
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z8, Z8
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z9, Z9
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z10, Z10
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z11, Z11
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z12, Z12
-	ADDQ         CX, DX
-	VMOVUPS.Z    (DX), K1, Z14
+	ADDQ         R13, R15
+	VMOVUPS.Z    (R15), K1, Z14
 	VADDPS       Z14, Z13, Z13
+	MOVQ         BX, R15
 
 store:
-	VMOVUPS Z0, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z1, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z2, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z3, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z4, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z5, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z6, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z7, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z8, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z9, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z10, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z11, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z12, K1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Z13, K1, (AX)
+	VMOVUPS Z0, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z1, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z2, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z3, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z4, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z5, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z6, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z7, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z8, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z9, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z10, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z11, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z12, K1, (R15)
+	ADDQ    R13, R15
+	VMOVUPS Z13, K1, (R15)
+	MOVQ    nextA+80(FP), R13
+	ADDQ    R13, AX
+	MOVQ    nextC+88(FP), R13
+	ADDQ    R13, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
@@ -4931,104 +5351,128 @@ round:
 	VZEROUPPER
 	RET
 
-// func fold1x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold1x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold1x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), CX
-	MOVQ   k+56(FP), DX
-	MOVQ   b+24(FP), BX
-	MOVQ   strideB+32(FP), SI
+TEXT ·fold1x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), CX
+	MOVQ c+40(FP), DX
+	MOVQ tiles+72(FP), BX
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMOVUPS      (BX), Y2
-	VMOVUPS      32(BX), Y3
-	VBROADCASTSS (DI), Y4
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMOVUPS      (DI), Y2
+	VMOVUPS      32(DI), Y3
+	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
 	JZ           store
-	MOVQ         AX, CX
-	VADDPS       (CX), Y0, Y0
-	VADDPS       32(CX), Y1, Y1
+	VADDPS       (DI), Y0, Y0
+	VADDPS       32(DI), Y1, Y1
+	MOVQ         DX, DI
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	MOVQ    nextA+80(FP), SI
+	ADDQ    SI, AX
+	MOVQ    nextC+88(FP), SI
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold2x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold2x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold2x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold2x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Y4
-	VMOVUPS      32(SI), Y5
-	VBROADCASTSS (R8), Y6
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Y4
+	VMOVUPS      32(R8), Y5
+	VBROADCASTSS (R10), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R8)(CX*1), Y6
+	VBROADCASTSS (R10)(CX*1), Y6
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
+	VADDPS       (R9), Y0, Y0
+	VADDPS       32(R9), Y1, Y1
+	ADDQ         DI, R9
+	VADDPS       (R9), Y2, Y2
+	VADDPS       32(R9), Y3, Y3
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, 32(R9)
+	ADDQ    DI, R9
+	VMOVUPS Y2, (R9)
+	VMOVUPS Y3, 32(R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold3x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold3x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold3x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold3x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5037,60 +5481,70 @@ TEXT ·fold3x2AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y5, Y5, Y5
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Y6
-	VMOVUPS      32(SI), Y7
-	VBROADCASTSS (R8), Y8
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Y6
+	VMOVUPS      32(R8), Y7
+	VBROADCASTSS (R10), Y8
 	VFMADD231PS  Y6, Y8, Y0
 	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R8)(CX*1), Y8
+	VBROADCASTSS (R10)(CX*1), Y8
 	VFMADD231PS  Y6, Y8, Y2
 	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R8)(CX*2), Y8
+	VBROADCASTSS (R10)(CX*2), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
+	VADDPS       (R9), Y0, Y0
+	VADDPS       32(R9), Y1, Y1
+	ADDQ         DI, R9
+	VADDPS       (R9), Y2, Y2
+	VADDPS       32(R9), Y3, Y3
+	ADDQ         DI, R9
+	VADDPS       (R9), Y4, Y4
+	VADDPS       32(R9), Y5, Y5
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, 32(R9)
+	ADDQ    DI, R9
+	VMOVUPS Y2, (R9)
+	VMOVUPS Y3, 32(R9)
+	ADDQ    DI, R9
+	VMOVUPS Y4, (R9)
+	VMOVUPS Y5, 32(R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold4x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold4x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold4x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold4x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5101,69 +5555,79 @@ TEXT ·fold4x2AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y7, Y7, Y7
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Y8
-	VMOVUPS      32(SI), Y9
-	VBROADCASTSS (R9), Y10
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Y8
+	VMOVUPS      32(R9), Y9
+	VBROADCASTSS (R11), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (R9)(CX*1), Y10
+	VBROADCASTSS (R11)(CX*1), Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (R9)(CX*2), Y10
+	VBROADCASTSS (R11)(CX*2), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (R9)(R8*1), Y10
+	VBROADCASTSS (R11)(DI*1), Y10
 	VFMADD231PS  Y8, Y10, Y6
 	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         CX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
+	VADDPS       (R10), Y0, Y0
+	VADDPS       32(R10), Y1, Y1
+	ADDQ         R8, R10
+	VADDPS       (R10), Y2, Y2
+	VADDPS       32(R10), Y3, Y3
+	ADDQ         R8, R10
+	VADDPS       (R10), Y4, Y4
+	VADDPS       32(R10), Y5, Y5
+	ADDQ         R8, R10
+	VADDPS       (R10), Y6, Y6
+	VADDPS       32(R10), Y7, Y7
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
+	VMOVUPS Y0, (R10)
+	VMOVUPS Y1, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y2, (R10)
+	VMOVUPS Y3, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y4, (R10)
+	VMOVUPS Y5, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y6, (R10)
+	VMOVUPS Y7, 32(R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold5x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold5x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold5x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold5x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5176,79 +5640,89 @@ TEXT ·fold5x2AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y9, Y9, Y9
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Y10
-	VMOVUPS      32(SI), Y11
-	VBROADCASTSS (R9), Y12
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Y10
+	VMOVUPS      32(R9), Y11
+	VBROADCASTSS (R11), Y12
 	VFMADD231PS  Y10, Y12, Y0
 	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (R9)(CX*1), Y12
+	VBROADCASTSS (R11)(CX*1), Y12
 	VFMADD231PS  Y10, Y12, Y2
 	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (R9)(CX*2), Y12
+	VBROADCASTSS (R11)(CX*2), Y12
 	VFMADD231PS  Y10, Y12, Y4
 	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSS (R9)(R8*1), Y12
+	VBROADCASTSS (R11)(DI*1), Y12
 	VFMADD231PS  Y10, Y12, Y6
 	VFMADD231PS  Y11, Y12, Y7
-	VBROADCASTSS (R9)(CX*4), Y12
+	VBROADCASTSS (R11)(CX*4), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         CX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         CX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
+	VADDPS       (R10), Y0, Y0
+	VADDPS       32(R10), Y1, Y1
+	ADDQ         R8, R10
+	VADDPS       (R10), Y2, Y2
+	VADDPS       32(R10), Y3, Y3
+	ADDQ         R8, R10
+	VADDPS       (R10), Y4, Y4
+	VADDPS       32(R10), Y5, Y5
+	ADDQ         R8, R10
+	VADDPS       (R10), Y6, Y6
+	VADDPS       32(R10), Y7, Y7
+	ADDQ         R8, R10
+	VADDPS       (R10), Y8, Y8
+	VADDPS       32(R10), Y9, Y9
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
+	VMOVUPS Y0, (R10)
+	VMOVUPS Y1, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y2, (R10)
+	VMOVUPS Y3, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y4, (R10)
+	VMOVUPS Y5, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y6, (R10)
+	VMOVUPS Y7, 32(R10)
+	ADDQ    R8, R10
+	VMOVUPS Y8, (R10)
+	VMOVUPS Y9, 32(R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold6x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold6x2AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold6x2AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold6x2AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5263,266 +5737,316 @@ TEXT ·fold6x2AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y11, Y11, Y11
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	VBROADCASTSS (R10), Y14
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Y12
+	VMOVUPS      32(R10), Y13
+	VBROADCASTSS (R12), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(CX*1), Y14
+	VBROADCASTSS (R12)(CX*1), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(CX*2), Y14
+	VBROADCASTSS (R12)(CX*2), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(R8*1), Y14
+	VBROADCASTSS (R12)(DI*1), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(CX*4), Y14
+	VBROADCASTSS (R12)(CX*4), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R10)(R9*1), Y14
+	VBROADCASTSS (R12)(R8*1), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         CX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         CX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         CX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
+	VADDPS       (R11), Y0, Y0
+	VADDPS       32(R11), Y1, Y1
+	ADDQ         R9, R11
+	VADDPS       (R11), Y2, Y2
+	VADDPS       32(R11), Y3, Y3
+	ADDQ         R9, R11
+	VADDPS       (R11), Y4, Y4
+	VADDPS       32(R11), Y5, Y5
+	ADDQ         R9, R11
+	VADDPS       (R11), Y6, Y6
+	VADDPS       32(R11), Y7, Y7
+	ADDQ         R9, R11
+	VADDPS       (R11), Y8, Y8
+	VADDPS       32(R11), Y9, Y9
+	ADDQ         R9, R11
+	VADDPS       (R11), Y10, Y10
+	VADDPS       32(R11), Y11, Y11
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
-	ADDQ    CX, AX
-	VMOVUPS Y10, (AX)
-	VMOVUPS Y11, 32(AX)
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	ADDQ    R9, R11
+	VMOVUPS Y2, (R11)
+	VMOVUPS Y3, 32(R11)
+	ADDQ    R9, R11
+	VMOVUPS Y4, (R11)
+	VMOVUPS Y5, 32(R11)
+	ADDQ    R9, R11
+	VMOVUPS Y6, (R11)
+	VMOVUPS Y7, 32(R11)
+	ADDQ    R9, R11
+	VMOVUPS Y8, (R11)
+	VMOVUPS Y9, 32(R11)
+	ADDQ    R9, R11
+	VMOVUPS Y10, (R11)
+	VMOVUPS Y11, 32(R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold1x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold1x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold1x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), CX
-	MOVQ   k+56(FP), DX
-	MOVQ   b+24(FP), BX
-	MOVQ   strideB+32(FP), SI
+TEXT ·fold1x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), CX
+	MOVQ c+40(FP), DX
+	MOVQ tiles+72(FP), BX
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
 	VXORPS Y0, Y0, Y0
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMOVUPS      (BX), Y1
-	VBROADCASTSS (DI), Y2
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMOVUPS      (DI), Y1
+	VBROADCASTSS (R9), Y2
 	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
 	JZ           store
-	MOVQ         AX, CX
-	VADDPS       (CX), Y0, Y0
+	VADDPS       (DI), Y0, Y0
+	MOVQ         DX, DI
 
 store:
-	VMOVUPS Y0, (AX)
+	VMOVUPS Y0, (DI)
+	MOVQ    nextA+80(FP), SI
+	ADDQ    SI, AX
+	MOVQ    nextC+88(FP), SI
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold2x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold2x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold2x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold2x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Y2
-	VBROADCASTSS (R8), Y3
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Y2
+	VBROADCASTSS (R10), Y3
 	VFMADD231PS  Y2, Y3, Y0
-	VBROADCASTSS (R8)(CX*1), Y3
+	VBROADCASTSS (R10)(CX*1), Y3
 	VFMADD231PS  Y2, Y3, Y1
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
+	VADDPS       (R9), Y0, Y0
+	ADDQ         DI, R9
+	VADDPS       (R9), Y1, Y1
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
+	VMOVUPS Y0, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Y1, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold3x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold3x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold3x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
+TEXT ·fold3x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMOVUPS      (SI), Y3
-	VBROADCASTSS (R8), Y4
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMOVUPS      (R8), Y3
+	VBROADCASTSS (R10), Y4
 	VFMADD231PS  Y3, Y4, Y0
-	VBROADCASTSS (R8)(CX*1), Y4
+	VBROADCASTSS (R10)(CX*1), Y4
 	VFMADD231PS  Y3, Y4, Y1
-	VBROADCASTSS (R8)(CX*2), Y4
+	VBROADCASTSS (R10)(CX*2), Y4
 	VFMADD231PS  Y3, Y4, Y2
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
+	VADDPS       (R9), Y0, Y0
+	ADDQ         DI, R9
+	VADDPS       (R9), Y1, Y1
+	ADDQ         DI, R9
+	VADDPS       (R9), Y2, Y2
+	MOVQ         BX, R9
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
+	VMOVUPS Y0, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Y1, (R9)
+	ADDQ    DI, R9
+	VMOVUPS Y2, (R9)
+	MOVQ    nextA+80(FP), DI
+	ADDQ    DI, AX
+	MOVQ    nextC+88(FP), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold4x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold4x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold4x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold4x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Y4
-	VBROADCASTSS (R9), Y5
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Y4
+	VBROADCASTSS (R11), Y5
 	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS (R9)(CX*1), Y5
+	VBROADCASTSS (R11)(CX*1), Y5
 	VFMADD231PS  Y4, Y5, Y1
-	VBROADCASTSS (R9)(CX*2), Y5
+	VBROADCASTSS (R11)(CX*2), Y5
 	VFMADD231PS  Y4, Y5, Y2
-	VBROADCASTSS (R9)(R8*1), Y5
+	VBROADCASTSS (R11)(DI*1), Y5
 	VFMADD231PS  Y4, Y5, Y3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         CX, DX
-	VADDPS       (DX), Y3, Y3
+	VADDPS       (R10), Y0, Y0
+	ADDQ         R8, R10
+	VADDPS       (R10), Y1, Y1
+	ADDQ         R8, R10
+	VADDPS       (R10), Y2, Y2
+	ADDQ         R8, R10
+	VADDPS       (R10), Y3, Y3
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y3, (AX)
+	VMOVUPS Y0, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y2, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y3, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold5x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold5x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold5x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
+TEXT ·fold5x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5530,63 +6054,73 @@ TEXT ·fold5x1AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y4, Y4, Y4
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMOVUPS      (SI), Y5
-	VBROADCASTSS (R9), Y6
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMOVUPS      (R9), Y5
+	VBROADCASTSS (R11), Y6
 	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS (R9)(CX*1), Y6
+	VBROADCASTSS (R11)(CX*1), Y6
 	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(CX*2), Y6
+	VBROADCASTSS (R11)(CX*2), Y6
 	VFMADD231PS  Y5, Y6, Y2
-	VBROADCASTSS (R9)(R8*1), Y6
+	VBROADCASTSS (R11)(DI*1), Y6
 	VFMADD231PS  Y5, Y6, Y3
-	VBROADCASTSS (R9)(CX*4), Y6
+	VBROADCASTSS (R11)(CX*4), Y6
 	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         CX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
+	VADDPS       (R10), Y0, Y0
+	ADDQ         R8, R10
+	VADDPS       (R10), Y1, Y1
+	ADDQ         R8, R10
+	VADDPS       (R10), Y2, Y2
+	ADDQ         R8, R10
+	VADDPS       (R10), Y3, Y3
+	ADDQ         R8, R10
+	VADDPS       (R10), Y4, Y4
+	MOVQ         BX, R10
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
+	VMOVUPS Y0, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y1, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y2, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y3, (R10)
+	ADDQ    R8, R10
+	VMOVUPS Y4, (R10)
+	MOVQ    nextA+80(FP), R8
+	ADDQ    R8, AX
+	MOVQ    nextC+88(FP), R8
+	ADDQ    R8, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold6x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold6x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold6x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold6x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5595,69 +6129,79 @@ TEXT ·fold6x1AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y5, Y5, Y5
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Y6
-	VBROADCASTSS (R10), Y7
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Y6
+	VBROADCASTSS (R12), Y7
 	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS (R10)(CX*1), Y7
+	VBROADCASTSS (R12)(CX*1), Y7
 	VFMADD231PS  Y6, Y7, Y1
-	VBROADCASTSS (R10)(CX*2), Y7
+	VBROADCASTSS (R12)(CX*2), Y7
 	VFMADD231PS  Y6, Y7, Y2
-	VBROADCASTSS (R10)(R8*1), Y7
+	VBROADCASTSS (R12)(DI*1), Y7
 	VFMADD231PS  Y6, Y7, Y3
-	VBROADCASTSS (R10)(CX*4), Y7
+	VBROADCASTSS (R12)(CX*4), Y7
 	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS (R10)(R9*1), Y7
+	VBROADCASTSS (R12)(R8*1), Y7
 	VFMADD231PS  Y6, Y7, Y5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         CX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	ADDQ         CX, DX
-	VADDPS       (DX), Y5, Y5
+	VADDPS       (R11), Y0, Y0
+	ADDQ         R9, R11
+	VADDPS       (R11), Y1, Y1
+	ADDQ         R9, R11
+	VADDPS       (R11), Y2, Y2
+	ADDQ         R9, R11
+	VADDPS       (R11), Y3, Y3
+	ADDQ         R9, R11
+	VADDPS       (R11), Y4, Y4
+	ADDQ         R9, R11
+	VADDPS       (R11), Y5, Y5
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y5, (AX)
+	VMOVUPS Y0, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y2, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y3, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y4, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y5, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold7x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold7x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold7x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
+TEXT ·fold7x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5667,76 +6211,86 @@ TEXT ·fold7x1AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y6, Y6, Y6
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMOVUPS      (SI), Y7
-	VBROADCASTSS (R10), Y8
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMOVUPS      (R10), Y7
+	VBROADCASTSS (R12), Y8
 	VFMADD231PS  Y7, Y8, Y0
-	VBROADCASTSS (R10)(CX*1), Y8
+	VBROADCASTSS (R12)(CX*1), Y8
 	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(CX*2), Y8
+	VBROADCASTSS (R12)(CX*2), Y8
 	VFMADD231PS  Y7, Y8, Y2
-	VBROADCASTSS (R10)(R8*1), Y8
+	VBROADCASTSS (R12)(DI*1), Y8
 	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(CX*4), Y8
+	VBROADCASTSS (R12)(CX*4), Y8
 	VFMADD231PS  Y7, Y8, Y4
-	VBROADCASTSS (R10)(R9*1), Y8
+	VBROADCASTSS (R12)(R8*1), Y8
 	VFMADD231PS  Y7, Y8, Y5
-	VBROADCASTSS (R10)(R8*2), Y8
+	VBROADCASTSS (R12)(DI*2), Y8
 	VFMADD231PS  Y7, Y8, Y6
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         CX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	ADDQ         CX, DX
-	VADDPS       (DX), Y5, Y5
-	ADDQ         CX, DX
-	VADDPS       (DX), Y6, Y6
+	VADDPS       (R11), Y0, Y0
+	ADDQ         R9, R11
+	VADDPS       (R11), Y1, Y1
+	ADDQ         R9, R11
+	VADDPS       (R11), Y2, Y2
+	ADDQ         R9, R11
+	VADDPS       (R11), Y3, Y3
+	ADDQ         R9, R11
+	VADDPS       (R11), Y4, Y4
+	ADDQ         R9, R11
+	VADDPS       (R11), Y5, Y5
+	ADDQ         R9, R11
+	VADDPS       (R11), Y6, Y6
+	MOVQ         BX, R11
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y6, (AX)
+	VMOVUPS Y0, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y1, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y2, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y3, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y4, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y5, (R11)
+	ADDQ    R9, R11
+	VMOVUPS Y6, (R11)
+	MOVQ    nextA+80(FP), R9
+	ADDQ    R9, AX
+	MOVQ    nextC+88(FP), R9
+	ADDQ    R9, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold8x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr)
+// func fold8x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold8x1AVX2(SB), NOSPLIT, $0-72
-	MOVQ   a+0(FP), AX
-	MOVQ   strideA+8(FP), CX
-	MOVQ   offsets+16(FP), DX
-	MOVQ   k+56(FP), BX
-	MOVQ   b+24(FP), SI
-	MOVQ   strideB+32(FP), DI
-	LEAQ   (CX)(CX*2), R8
-	LEAQ   (R8)(CX*2), R9
-	LEAQ   (R9)(CX*2), R10
+TEXT ·fold8x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5747,620 +6301,1968 @@ TEXT ·fold8x1AVX2(SB), NOSPLIT, $0-72
 	VXORPS Y7, Y7, Y7
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMOVUPS      (SI), Y8
-	VBROADCASTSS (R11), Y9
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Y8
+	VBROADCASTSS (R13), Y9
 	VFMADD231PS  Y8, Y9, Y0
-	VBROADCASTSS (R11)(CX*1), Y9
+	VBROADCASTSS (R13)(CX*1), Y9
 	VFMADD231PS  Y8, Y9, Y1
-	VBROADCASTSS (R11)(CX*2), Y9
+	VBROADCASTSS (R13)(CX*2), Y9
 	VFMADD231PS  Y8, Y9, Y2
-	VBROADCASTSS (R11)(R8*1), Y9
+	VBROADCASTSS (R13)(DI*1), Y9
 	VFMADD231PS  Y8, Y9, Y3
-	VBROADCASTSS (R11)(CX*4), Y9
+	VBROADCASTSS (R13)(CX*4), Y9
 	VFMADD231PS  Y8, Y9, Y4
-	VBROADCASTSS (R11)(R9*1), Y9
+	VBROADCASTSS (R13)(R8*1), Y9
 	VFMADD231PS  Y8, Y9, Y5
-	VBROADCASTSS (R11)(R8*2), Y9
+	VBROADCASTSS (R13)(DI*2), Y9
 	VFMADD231PS  Y8, Y9, Y6
-	VBROADCASTSS (R11)(R10*1), Y9
+	VBROADCASTSS (R13)(R9*1), Y9
 	VFMADD231PS  Y8, Y9, Y7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
 	JZ           store
-	MOVQ         AX, DX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         CX, DX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         CX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         CX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         CX, DX
-	VADDPS       (DX), Y4, Y4
-	ADDQ         CX, DX
-	VADDPS       (DX), Y5, Y5
-	ADDQ         CX, DX
-	VADDPS       (DX), Y6, Y6
-	ADDQ         CX, DX
-	VADDPS       (DX), Y7, Y7
+	VADDPS       (R12), Y0, Y0
+	ADDQ         R10, R12
+	VADDPS       (R12), Y1, Y1
+	ADDQ         R10, R12
+	VADDPS       (R12), Y2, Y2
+	ADDQ         R10, R12
+	VADDPS       (R12), Y3, Y3
+	ADDQ         R10, R12
+	VADDPS       (R12), Y4, Y4
+	ADDQ         R10, R12
+	VADDPS       (R12), Y5, Y5
+	ADDQ         R10, R12
+	VADDPS       (R12), Y6, Y6
+	ADDQ         R10, R12
+	VADDPS       (R12), Y7, Y7
+	MOVQ         BX, R12
 
 store:
-	VMOVUPS Y0, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y1, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y2, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y3, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y4, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y5, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y6, (AX)
-	ADDQ    CX, AX
-	VMOVUPS Y7, (AX)
+	VMOVUPS Y0, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y2, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y3, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y4, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y5, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y6, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y7, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
 	VZEROUPPER
 	RET
 
-// func fold1xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold9x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold1xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold9x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+
+term:
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMOVUPS      (R11), Y9
+	VBROADCASTSS (R13), Y10
+	VFMADD231PS  Y9, Y10, Y0
+	VBROADCASTSS (R13)(CX*1), Y10
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R13)(CX*2), Y10
+	VFMADD231PS  Y9, Y10, Y2
+	VBROADCASTSS (R13)(DI*1), Y10
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R13)(CX*4), Y10
+	VFMADD231PS  Y9, Y10, Y4
+	VBROADCASTSS (R13)(R8*1), Y10
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R13)(DI*2), Y10
+	VFMADD231PS  Y9, Y10, Y6
+	VBROADCASTSS (R13)(R9*1), Y10
+	VFMADD231PS  Y9, Y10, Y7
+	VBROADCASTSS (R13)(CX*8), Y10
+	VFMADD231PS  Y9, Y10, Y8
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
+	JNZ          term
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
+	JZ           store
+	VADDPS       (R12), Y0, Y0
+	ADDQ         R10, R12
+	VADDPS       (R12), Y1, Y1
+	ADDQ         R10, R12
+	VADDPS       (R12), Y2, Y2
+	ADDQ         R10, R12
+	VADDPS       (R12), Y3, Y3
+	ADDQ         R10, R12
+	VADDPS       (R12), Y4, Y4
+	ADDQ         R10, R12
+	VADDPS       (R12), Y5, Y5
+	ADDQ         R10, R12
+	VADDPS       (R12), Y6, Y6
+	ADDQ         R10, R12
+	VADDPS       (R12), Y7, Y7
+	ADDQ         R10, R12
+	VADDPS       (R12), Y8, Y8
+	MOVQ         BX, R12
+
+store:
+	VMOVUPS Y0, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y1, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y2, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y3, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y4, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y5, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y6, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y7, (R12)
+	ADDQ    R10, R12
+	VMOVUPS Y8, (R12)
+	MOVQ    nextA+80(FP), R10
+	ADDQ    R10, AX
+	MOVQ    nextC+88(FP), R10
+	ADDQ    R10, BX
+	DECQ    SI
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func fold10x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold10x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+term:
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Y10
+	VBROADCASTSS (R14), Y11
+	VFMADD231PS  Y10, Y11, Y0
+	VBROADCASTSS (R14)(CX*1), Y11
+	VFMADD231PS  Y10, Y11, Y1
+	VBROADCASTSS (R14)(CX*2), Y11
+	VFMADD231PS  Y10, Y11, Y2
+	VBROADCASTSS (R14)(DI*1), Y11
+	VFMADD231PS  Y10, Y11, Y3
+	VBROADCASTSS (R14)(CX*4), Y11
+	VFMADD231PS  Y10, Y11, Y4
+	VBROADCASTSS (R14)(R8*1), Y11
+	VFMADD231PS  Y10, Y11, Y5
+	VBROADCASTSS (R14)(DI*2), Y11
+	VFMADD231PS  Y10, Y11, Y6
+	VBROADCASTSS (R14)(R9*1), Y11
+	VFMADD231PS  Y10, Y11, Y7
+	VBROADCASTSS (R14)(CX*8), Y11
+	VFMADD231PS  Y10, Y11, Y8
+	VBROADCASTSS (R14)(R10*1), Y11
+	VFMADD231PS  Y10, Y11, Y9
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
+	JNZ          term
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
+	JZ           store
+	VADDPS       (R13), Y0, Y0
+	ADDQ         R11, R13
+	VADDPS       (R13), Y1, Y1
+	ADDQ         R11, R13
+	VADDPS       (R13), Y2, Y2
+	ADDQ         R11, R13
+	VADDPS       (R13), Y3, Y3
+	ADDQ         R11, R13
+	VADDPS       (R13), Y4, Y4
+	ADDQ         R11, R13
+	VADDPS       (R13), Y5, Y5
+	ADDQ         R11, R13
+	VADDPS       (R13), Y6, Y6
+	ADDQ         R11, R13
+	VADDPS       (R13), Y7, Y7
+	ADDQ         R11, R13
+	VADDPS       (R13), Y8, Y8
+	ADDQ         R11, R13
+	VADDPS       (R13), Y9, Y9
+	MOVQ         BX, R13
+
+store:
+	VMOVUPS Y0, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y2, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y3, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y4, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y5, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y6, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y7, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y8, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y9, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func fold11x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold11x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+
+term:
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMOVUPS      (R12), Y11
+	VBROADCASTSS (R14), Y12
+	VFMADD231PS  Y11, Y12, Y0
+	VBROADCASTSS (R14)(CX*1), Y12
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R14)(CX*2), Y12
+	VFMADD231PS  Y11, Y12, Y2
+	VBROADCASTSS (R14)(DI*1), Y12
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R14)(CX*4), Y12
+	VFMADD231PS  Y11, Y12, Y4
+	VBROADCASTSS (R14)(R8*1), Y12
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R14)(DI*2), Y12
+	VFMADD231PS  Y11, Y12, Y6
+	VBROADCASTSS (R14)(R9*1), Y12
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R14)(CX*8), Y12
+	VFMADD231PS  Y11, Y12, Y8
+	VBROADCASTSS (R14)(R10*1), Y12
+	VFMADD231PS  Y11, Y12, Y9
+	VBROADCASTSS (R14)(R8*2), Y12
+	VFMADD231PS  Y11, Y12, Y10
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
+	JNZ          term
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
+	JZ           store
+	VADDPS       (R13), Y0, Y0
+	ADDQ         R11, R13
+	VADDPS       (R13), Y1, Y1
+	ADDQ         R11, R13
+	VADDPS       (R13), Y2, Y2
+	ADDQ         R11, R13
+	VADDPS       (R13), Y3, Y3
+	ADDQ         R11, R13
+	VADDPS       (R13), Y4, Y4
+	ADDQ         R11, R13
+	VADDPS       (R13), Y5, Y5
+	ADDQ         R11, R13
+	VADDPS       (R13), Y6, Y6
+	ADDQ         R11, R13
+	VADDPS       (R13), Y7, Y7
+	ADDQ         R11, R13
+	VADDPS       (R13), Y8, Y8
+	ADDQ         R11, R13
+	VADDPS       (R13), Y9, Y9
+	ADDQ         R11, R13
+	VADDPS       (R13), Y10, Y10
+	MOVQ         BX, R13
+
+store:
+	VMOVUPS Y0, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y1, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y2, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y3, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y4, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y5, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y6, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y7, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y8, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y9, (R13)
+	ADDQ    R11, R13
+	VMOVUPS Y10, (R13)
+	MOVQ    nextA+80(FP), R11
+	ADDQ    R11, AX
+	MOVQ    nextC+88(FP), R11
+	ADDQ    R11, BX
+	DECQ    SI
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func fold12x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold12x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+term:
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Y12
+	VBROADCASTSS (R15), Y13
+	VFMADD231PS  Y12, Y13, Y0
+	VBROADCASTSS (R15)(CX*1), Y13
+	VFMADD231PS  Y12, Y13, Y1
+	VBROADCASTSS (R15)(CX*2), Y13
+	VFMADD231PS  Y12, Y13, Y2
+	VBROADCASTSS (R15)(DI*1), Y13
+	VFMADD231PS  Y12, Y13, Y3
+	VBROADCASTSS (R15)(CX*4), Y13
+	VFMADD231PS  Y12, Y13, Y4
+	VBROADCASTSS (R15)(R8*1), Y13
+	VFMADD231PS  Y12, Y13, Y5
+	VBROADCASTSS (R15)(DI*2), Y13
+	VFMADD231PS  Y12, Y13, Y6
+	VBROADCASTSS (R15)(R9*1), Y13
+	VFMADD231PS  Y12, Y13, Y7
+	VBROADCASTSS (R15)(CX*8), Y13
+	VFMADD231PS  Y12, Y13, Y8
+	VBROADCASTSS (R15)(R10*1), Y13
+	VFMADD231PS  Y12, Y13, Y9
+	VBROADCASTSS (R15)(R8*2), Y13
+	VFMADD231PS  Y12, Y13, Y10
+	VBROADCASTSS (R15)(R11*1), Y13
+	VFMADD231PS  Y12, Y13, Y11
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
+	JNZ          term
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
+	JZ           store
+	VADDPS       (R14), Y0, Y0
+	ADDQ         R12, R14
+	VADDPS       (R14), Y1, Y1
+	ADDQ         R12, R14
+	VADDPS       (R14), Y2, Y2
+	ADDQ         R12, R14
+	VADDPS       (R14), Y3, Y3
+	ADDQ         R12, R14
+	VADDPS       (R14), Y4, Y4
+	ADDQ         R12, R14
+	VADDPS       (R14), Y5, Y5
+	ADDQ         R12, R14
+	VADDPS       (R14), Y6, Y6
+	ADDQ         R12, R14
+	VADDPS       (R14), Y7, Y7
+	ADDQ         R12, R14
+	VADDPS       (R14), Y8, Y8
+	ADDQ         R12, R14
+	VADDPS       (R14), Y9, Y9
+	ADDQ         R12, R14
+	VADDPS       (R14), Y10, Y10
+	ADDQ         R12, R14
+	VADDPS       (R14), Y11, Y11
+	MOVQ         BX, R14
+
+store:
+	VMOVUPS Y0, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y2, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y3, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y4, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y5, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y6, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y7, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y8, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y9, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y10, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y11, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func fold13x1AVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold13x1AVX2(SB), NOSPLIT, $0-96
+	MOVQ a+0(FP), AX
+	MOVQ strideA+8(FP), CX
+	MOVQ strideB+32(FP), DX
+	MOVQ c+40(FP), BX
+	MOVQ tiles+72(FP), SI
+	LEAQ (CX)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	LEAQ (R9)(CX*2), R10
+	LEAQ (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+
+term:
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMOVUPS      (R13), Y13
+	VBROADCASTSS (R15), Y14
+	VFMADD231PS  Y13, Y14, Y0
+	VBROADCASTSS (R15)(CX*1), Y14
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R15)(CX*2), Y14
+	VFMADD231PS  Y13, Y14, Y2
+	VBROADCASTSS (R15)(DI*1), Y14
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R15)(CX*4), Y14
+	VFMADD231PS  Y13, Y14, Y4
+	VBROADCASTSS (R15)(R8*1), Y14
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R15)(DI*2), Y14
+	VFMADD231PS  Y13, Y14, Y6
+	VBROADCASTSS (R15)(R9*1), Y14
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R15)(CX*8), Y14
+	VFMADD231PS  Y13, Y14, Y8
+	VBROADCASTSS (R15)(R10*1), Y14
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R15)(R8*2), Y14
+	VFMADD231PS  Y13, Y14, Y10
+	VBROADCASTSS (R15)(R11*1), Y14
+	VFMADD231PS  Y13, Y14, Y11
+	VBROADCASTSS (R15)(DI*4), Y14
+	VFMADD231PS  Y13, Y14, Y12
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
+	JNZ          term
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
+	JZ           store
+	VADDPS       (R14), Y0, Y0
+	ADDQ         R12, R14
+	VADDPS       (R14), Y1, Y1
+	ADDQ         R12, R14
+	VADDPS       (R14), Y2, Y2
+	ADDQ         R12, R14
+	VADDPS       (R14), Y3, Y3
+	ADDQ         R12, R14
+	VADDPS       (R14), Y4, Y4
+	ADDQ         R12, R14
+	VADDPS       (R14), Y5, Y5
+	ADDQ         R12, R14
+	VADDPS       (R14), Y6, Y6
+	ADDQ         R12, R14
+	VADDPS       (R14), Y7, Y7
+	ADDQ         R12, R14
+	VADDPS       (R14), Y8, Y8
+	ADDQ         R12, R14
+	VADDPS       (R14), Y9, Y9
+	ADDQ         R12, R14
+	VADDPS       (R14), Y10, Y10
+	ADDQ         R12, R14
+	VADDPS       (R14), Y11, Y11
+	ADDQ         R12, R14
+	VADDPS       (R14), Y12, Y12
+	MOVQ         BX, R14
+
+store:
+	VMOVUPS Y0, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y1, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y2, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y3, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y4, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y5, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y6, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y7, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y8, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y9, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y10, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y11, (R14)
+	ADDQ    R12, R14
+	VMOVUPS Y12, (R14)
+	MOVQ    nextA+80(FP), R12
+	ADDQ    R12, AX
+	MOVQ    nextC+88(FP), R12
+	ADDQ    R12, BX
+	DECQ    SI
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func fold1xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold1xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), CX
-	MOVQ    k+56(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    strideB+32(FP), SI
-	MOVQ    cols+72(FP), DI
+	MOVQ    strideB+32(FP), CX
+	MOVQ    c+40(FP), DX
+	MOVQ    tiles+72(FP), BX
+	MOVQ    cols+96(FP), SI
+	LEAQ    tailMasks<>+0(SB), R8
+	MOVQ    $0x00000008, DI
+	SUBQ    SI, DI
+	VMOVUPS (R8)(DI*4), Y0
+
+tile:
+	MOVQ   offsets+16(FP), SI
+	MOVQ   b+24(FP), DI
+	MOVQ   k+56(FP), R8
+	VXORPS Y1, Y1, Y1
+
+term:
+	MOVLQSX      (SI), R9
+	LEAQ         (AX)(R9*4), R9
+	VMASKMOVPS   (DI), Y0, Y2
+	VBROADCASTSS (R9), Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x04, SI
+	ADDQ         CX, DI
+	DECQ         R8
+	JNZ          term
+	MOVQ         strideC+48(FP), SI
+	MOVQ         add+64(FP), SI
+	MOVQ         DX, DI
+	TESTQ        SI, SI
+	JZ           store
+	VMASKMOVPS   (DI), Y0, Y2
+	VADDPS       Y2, Y1, Y1
+	MOVQ         DX, DI
+
+store:
+	VMASKMOVPS Y1, Y0, (DI)
+	MOVQ       nextA+80(FP), SI
+	ADDQ       SI, AX
+	MOVQ       nextC+88(FP), SI
+	ADDQ       SI, DX
+	DECQ       BX
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold2xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold2xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
 	LEAQ    tailMasks<>+0(SB), R9
 	MOVQ    $0x00000008, R8
 	SUBQ    DI, R8
 	VMOVUPS (R9)(R8*4), Y0
-	VXORPS  Y1, Y1, Y1
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 
 term:
-	MOVLQSX      (CX), DI
-	LEAQ         (AX)(DI*4), DI
-	VMASKMOVPS   (BX), Y0, Y2
-	VBROADCASTSS (DI), Y3
-	VFMADD231PS  Y2, Y3, Y1
-	ADDQ         $0x04, CX
-	ADDQ         SI, BX
-	DECQ         DX
-	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), CX
-	TESTQ        CX, CX
-	JZ           store
-	MOVQ         AX, CX
-	VMASKMOVPS   (CX), Y0, Y2
-	VADDPS       Y2, Y1, Y1
-
-store:
-	VMASKMOVPS Y1, Y0, (AX)
-	VZEROUPPER
-	RET
-
-// func fold2xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
-// Requires: AVX, FMA3
-TEXT ·fold2xTailAVX2(SB), NOSPLIT, $0-80
-	MOVQ    a+0(FP), AX
-	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-
-term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMASKMOVPS   (SI), Y0, Y3
-	VBROADCASTSS (R8), Y4
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMASKMOVPS   (R8), Y0, Y3
+	VBROADCASTSS (R10), Y4
 	VFMADD231PS  Y3, Y4, Y1
-	VBROADCASTSS (R8)(CX*1), Y4
+	VBROADCASTSS (R10)(CX*1), Y4
 	VFMADD231PS  Y3, Y4, Y2
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y3
+	VMASKMOVPS   (R9), Y0, Y3
 	VADDPS       Y3, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y3
+	ADDQ         DI, R9
+	VMASKMOVPS   (R9), Y0, Y3
 	VADDPS       Y3, Y2, Y2
+	MOVQ         BX, R9
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R9)
+	ADDQ       DI, R9
+	VMASKMOVPS Y2, Y0, (R9)
+	MOVQ       nextA+80(FP), DI
+	ADDQ       DI, AX
+	MOVQ       nextC+88(FP), DI
+	ADDQ       DI, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold3xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold3xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold3xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold3xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+
+tile:
+	MOVQ   offsets+16(FP), DI
+	MOVQ   b+24(FP), R8
+	MOVQ   k+56(FP), R9
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
 term:
-	MOVLQSX      (DX), R8
-	LEAQ         (AX)(R8*4), R8
-	VMASKMOVPS   (SI), Y0, Y4
-	VBROADCASTSS (R8), Y5
+	MOVLQSX      (DI), R10
+	LEAQ         (AX)(R10*4), R10
+	VMASKMOVPS   (R8), Y0, Y4
+	VBROADCASTSS (R10), Y5
 	VFMADD231PS  Y4, Y5, Y1
-	VBROADCASTSS (R8)(CX*1), Y5
+	VBROADCASTSS (R10)(CX*1), Y5
 	VFMADD231PS  Y4, Y5, Y2
-	VBROADCASTSS (R8)(CX*2), Y5
+	VBROADCASTSS (R10)(CX*2), Y5
 	VFMADD231PS  Y4, Y5, Y3
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, DI
+	ADDQ         DX, R8
+	DECQ         R9
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), DI
+	MOVQ         add+64(FP), R8
+	MOVQ         BX, R9
+	TESTQ        R8, R8
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y4
+	VMASKMOVPS   (R9), Y0, Y4
 	VADDPS       Y4, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y4
+	ADDQ         DI, R9
+	VMASKMOVPS   (R9), Y0, Y4
 	VADDPS       Y4, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y4
+	ADDQ         DI, R9
+	VMASKMOVPS   (R9), Y0, Y4
 	VADDPS       Y4, Y3, Y3
+	MOVQ         BX, R9
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R9)
+	ADDQ       DI, R9
+	VMASKMOVPS Y2, Y0, (R9)
+	ADDQ       DI, R9
+	VMASKMOVPS Y3, Y0, (R9)
+	MOVQ       nextA+80(FP), DI
+	ADDQ       DI, AX
+	MOVQ       nextC+88(FP), DI
+	ADDQ       DI, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold4xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold4xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold4xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold4xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	LEAQ    (CX)(CX*2), R8
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMASKMOVPS   (SI), Y0, Y5
-	VBROADCASTSS (R9), Y6
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMASKMOVPS   (R9), Y0, Y5
+	VBROADCASTSS (R11), Y6
 	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(CX*1), Y6
+	VBROADCASTSS (R11)(CX*1), Y6
 	VFMADD231PS  Y5, Y6, Y2
-	VBROADCASTSS (R9)(CX*2), Y6
+	VBROADCASTSS (R11)(CX*2), Y6
 	VFMADD231PS  Y5, Y6, Y3
-	VBROADCASTSS (R9)(R8*1), Y6
+	VBROADCASTSS (R11)(DI*1), Y6
 	VFMADD231PS  Y5, Y6, Y4
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y5
+	VMASKMOVPS   (R10), Y0, Y5
 	VADDPS       Y5, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y5
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y5
 	VADDPS       Y5, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y5
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y5
 	VADDPS       Y5, Y3, Y3
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y5
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y5
 	VADDPS       Y5, Y4, Y4
+	MOVQ         BX, R10
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y4, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y2, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y3, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y4, Y0, (R10)
+	MOVQ       nextA+80(FP), R8
+	ADDQ       R8, AX
+	MOVQ       nextC+88(FP), R8
+	ADDQ       R8, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold5xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold5xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold5xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold5xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	LEAQ    (CX)(CX*2), R8
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+
+tile:
+	MOVQ   offsets+16(FP), R8
+	MOVQ   b+24(FP), R9
+	MOVQ   k+56(FP), R10
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
 
 term:
-	MOVLQSX      (DX), R9
-	LEAQ         (AX)(R9*4), R9
-	VMASKMOVPS   (SI), Y0, Y6
-	VBROADCASTSS (R9), Y7
+	MOVLQSX      (R8), R11
+	LEAQ         (AX)(R11*4), R11
+	VMASKMOVPS   (R9), Y0, Y6
+	VBROADCASTSS (R11), Y7
 	VFMADD231PS  Y6, Y7, Y1
-	VBROADCASTSS (R9)(CX*1), Y7
+	VBROADCASTSS (R11)(CX*1), Y7
 	VFMADD231PS  Y6, Y7, Y2
-	VBROADCASTSS (R9)(CX*2), Y7
+	VBROADCASTSS (R11)(CX*2), Y7
 	VFMADD231PS  Y6, Y7, Y3
-	VBROADCASTSS (R9)(R8*1), Y7
+	VBROADCASTSS (R11)(DI*1), Y7
 	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS (R9)(CX*4), Y7
+	VBROADCASTSS (R11)(CX*4), Y7
 	VFMADD231PS  Y6, Y7, Y5
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R8
+	ADDQ         DX, R9
+	DECQ         R10
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R8
+	MOVQ         add+64(FP), R9
+	MOVQ         BX, R10
+	TESTQ        R9, R9
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y6
+	VMASKMOVPS   (R10), Y0, Y6
 	VADDPS       Y6, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y6
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y6
 	VADDPS       Y6, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y6
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y6
 	VADDPS       Y6, Y3, Y3
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y6
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y6
 	VADDPS       Y6, Y4, Y4
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y6
+	ADDQ         R8, R10
+	VMASKMOVPS   (R10), Y0, Y6
 	VADDPS       Y6, Y5, Y5
+	MOVQ         BX, R10
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y4, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y5, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y2, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y3, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y4, Y0, (R10)
+	ADDQ       R8, R10
+	VMASKMOVPS Y5, Y0, (R10)
+	MOVQ       nextA+80(FP), R8
+	ADDQ       R8, AX
+	MOVQ       nextC+88(FP), R8
+	ADDQ       R8, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold6xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold6xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold6xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold6xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	LEAQ    (CX)(CX*2), R8
-	LEAQ    (R8)(CX*2), R9
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMASKMOVPS   (SI), Y0, Y7
-	VBROADCASTSS (R10), Y8
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMASKMOVPS   (R10), Y0, Y7
+	VBROADCASTSS (R12), Y8
 	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(CX*1), Y8
+	VBROADCASTSS (R12)(CX*1), Y8
 	VFMADD231PS  Y7, Y8, Y2
-	VBROADCASTSS (R10)(CX*2), Y8
+	VBROADCASTSS (R12)(CX*2), Y8
 	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(R8*1), Y8
+	VBROADCASTSS (R12)(DI*1), Y8
 	VFMADD231PS  Y7, Y8, Y4
-	VBROADCASTSS (R10)(CX*4), Y8
+	VBROADCASTSS (R12)(CX*4), Y8
 	VFMADD231PS  Y7, Y8, Y5
-	VBROADCASTSS (R10)(R9*1), Y8
+	VBROADCASTSS (R12)(R8*1), Y8
 	VFMADD231PS  Y7, Y8, Y6
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y3, Y3
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y4, Y4
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y5, Y5
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y7
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y7
 	VADDPS       Y7, Y6, Y6
+	MOVQ         BX, R11
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y4, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y5, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y6, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y2, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y3, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y4, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y5, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y6, Y0, (R11)
+	MOVQ       nextA+80(FP), R9
+	ADDQ       R9, AX
+	MOVQ       nextC+88(FP), R9
+	ADDQ       R9, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold7xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold7xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold7xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold7xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	LEAQ    (CX)(CX*2), R8
-	LEAQ    (R8)(CX*2), R9
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+
+tile:
+	MOVQ   offsets+16(FP), R9
+	MOVQ   b+24(FP), R10
+	MOVQ   k+56(FP), R11
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
 
 term:
-	MOVLQSX      (DX), R10
-	LEAQ         (AX)(R10*4), R10
-	VMASKMOVPS   (SI), Y0, Y8
-	VBROADCASTSS (R10), Y9
+	MOVLQSX      (R9), R12
+	LEAQ         (AX)(R12*4), R12
+	VMASKMOVPS   (R10), Y0, Y8
+	VBROADCASTSS (R12), Y9
 	VFMADD231PS  Y8, Y9, Y1
-	VBROADCASTSS (R10)(CX*1), Y9
+	VBROADCASTSS (R12)(CX*1), Y9
 	VFMADD231PS  Y8, Y9, Y2
-	VBROADCASTSS (R10)(CX*2), Y9
+	VBROADCASTSS (R12)(CX*2), Y9
 	VFMADD231PS  Y8, Y9, Y3
-	VBROADCASTSS (R10)(R8*1), Y9
+	VBROADCASTSS (R12)(DI*1), Y9
 	VFMADD231PS  Y8, Y9, Y4
-	VBROADCASTSS (R10)(CX*4), Y9
+	VBROADCASTSS (R12)(CX*4), Y9
 	VFMADD231PS  Y8, Y9, Y5
-	VBROADCASTSS (R10)(R9*1), Y9
+	VBROADCASTSS (R12)(R8*1), Y9
 	VFMADD231PS  Y8, Y9, Y6
-	VBROADCASTSS (R10)(R8*2), Y9
+	VBROADCASTSS (R12)(DI*2), Y9
 	VFMADD231PS  Y8, Y9, Y7
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	ADDQ         $0x04, R9
+	ADDQ         DX, R10
+	DECQ         R11
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R9
+	MOVQ         add+64(FP), R10
+	MOVQ         BX, R11
+	TESTQ        R10, R10
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y3, Y3
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y4, Y4
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y5, Y5
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y6, Y6
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y8
+	ADDQ         R9, R11
+	VMASKMOVPS   (R11), Y0, Y8
 	VADDPS       Y8, Y7, Y7
+	MOVQ         BX, R11
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y4, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y5, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y6, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y7, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y2, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y3, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y4, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y5, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y6, Y0, (R11)
+	ADDQ       R9, R11
+	VMASKMOVPS Y7, Y0, (R11)
+	MOVQ       nextA+80(FP), R9
+	ADDQ       R9, AX
+	MOVQ       nextC+88(FP), R9
+	ADDQ       R9, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
-// func fold8xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, cols uintptr)
+// func fold8xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
 // Requires: AVX, FMA3
-TEXT ·fold8xTailAVX2(SB), NOSPLIT, $0-80
+TEXT ·fold8xTailAVX2(SB), NOSPLIT, $0-104
 	MOVQ    a+0(FP), AX
 	MOVQ    strideA+8(FP), CX
-	MOVQ    offsets+16(FP), DX
-	MOVQ    k+56(FP), BX
-	MOVQ    b+24(FP), SI
-	MOVQ    strideB+32(FP), DI
-	MOVQ    cols+72(FP), R8
-	LEAQ    tailMasks<>+0(SB), R10
-	MOVQ    $0x00000008, R9
-	SUBQ    R8, R9
-	VMOVUPS (R10)(R9*4), Y0
-	LEAQ    (CX)(CX*2), R8
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+	LEAQ    (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+
+term:
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMASKMOVPS   (R11), Y0, Y9
+	VBROADCASTSS (R13), Y10
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R13)(CX*1), Y10
+	VFMADD231PS  Y9, Y10, Y2
+	VBROADCASTSS (R13)(CX*2), Y10
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R13)(DI*1), Y10
+	VFMADD231PS  Y9, Y10, Y4
+	VBROADCASTSS (R13)(CX*4), Y10
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R13)(R8*1), Y10
+	VFMADD231PS  Y9, Y10, Y6
+	VBROADCASTSS (R13)(DI*2), Y10
+	VFMADD231PS  Y9, Y10, Y7
+	VBROADCASTSS (R13)(R9*1), Y10
+	VFMADD231PS  Y9, Y10, Y8
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
+	JNZ          term
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
+	JZ           store
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y1, Y1
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y2, Y2
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y3, Y3
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y4, Y4
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y5, Y5
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y6, Y6
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y7, Y7
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y9
+	VADDPS       Y9, Y8, Y8
+	MOVQ         BX, R12
+
+store:
+	VMASKMOVPS Y1, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y2, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y3, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y4, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y5, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y6, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y7, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y8, Y0, (R12)
+	MOVQ       nextA+80(FP), R10
+	ADDQ       R10, AX
+	MOVQ       nextC+88(FP), R10
+	ADDQ       R10, BX
+	DECQ       SI
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold9xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold9xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+	LEAQ    (R8)(CX*2), R9
+
+tile:
+	MOVQ   offsets+16(FP), R10
+	MOVQ   b+24(FP), R11
+	MOVQ   k+56(FP), R12
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+term:
+	MOVLQSX      (R10), R13
+	LEAQ         (AX)(R13*4), R13
+	VMASKMOVPS   (R11), Y0, Y10
+	VBROADCASTSS (R13), Y11
+	VFMADD231PS  Y10, Y11, Y1
+	VBROADCASTSS (R13)(CX*1), Y11
+	VFMADD231PS  Y10, Y11, Y2
+	VBROADCASTSS (R13)(CX*2), Y11
+	VFMADD231PS  Y10, Y11, Y3
+	VBROADCASTSS (R13)(DI*1), Y11
+	VFMADD231PS  Y10, Y11, Y4
+	VBROADCASTSS (R13)(CX*4), Y11
+	VFMADD231PS  Y10, Y11, Y5
+	VBROADCASTSS (R13)(R8*1), Y11
+	VFMADD231PS  Y10, Y11, Y6
+	VBROADCASTSS (R13)(DI*2), Y11
+	VFMADD231PS  Y10, Y11, Y7
+	VBROADCASTSS (R13)(R9*1), Y11
+	VFMADD231PS  Y10, Y11, Y8
+	VBROADCASTSS (R13)(CX*8), Y11
+	VFMADD231PS  Y10, Y11, Y9
+	ADDQ         $0x04, R10
+	ADDQ         DX, R11
+	DECQ         R12
+	JNZ          term
+	MOVQ         strideC+48(FP), R10
+	MOVQ         add+64(FP), R11
+	MOVQ         BX, R12
+	TESTQ        R11, R11
+	JZ           store
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y1, Y1
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y2, Y2
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y3, Y3
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y4, Y4
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y5, Y5
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y6, Y6
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y7, Y7
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y8, Y8
+	ADDQ         R10, R12
+	VMASKMOVPS   (R12), Y0, Y10
+	VADDPS       Y10, Y9, Y9
+	MOVQ         BX, R12
+
+store:
+	VMASKMOVPS Y1, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y2, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y3, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y4, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y5, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y6, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y7, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y8, Y0, (R12)
+	ADDQ       R10, R12
+	VMASKMOVPS Y9, Y0, (R12)
+	MOVQ       nextA+80(FP), R10
+	ADDQ       R10, AX
+	MOVQ       nextC+88(FP), R10
+	ADDQ       R10, BX
+	DECQ       SI
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold10xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold10xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
 	LEAQ    (R8)(CX*2), R9
 	LEAQ    (R9)(CX*2), R10
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	VXORPS  Y8, Y8, Y8
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
 
 term:
-	MOVLQSX      (DX), R11
-	LEAQ         (AX)(R11*4), R11
-	VMASKMOVPS   (SI), Y0, Y9
-	VBROADCASTSS (R11), Y10
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (R11)(CX*1), Y10
-	VFMADD231PS  Y9, Y10, Y2
-	VBROADCASTSS (R11)(CX*2), Y10
-	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (R11)(R8*1), Y10
-	VFMADD231PS  Y9, Y10, Y4
-	VBROADCASTSS (R11)(CX*4), Y10
-	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (R11)(R9*1), Y10
-	VFMADD231PS  Y9, Y10, Y6
-	VBROADCASTSS (R11)(R8*2), Y10
-	VFMADD231PS  Y9, Y10, Y7
-	VBROADCASTSS (R11)(R10*1), Y10
-	VFMADD231PS  Y9, Y10, Y8
-	ADDQ         $0x04, DX
-	ADDQ         DI, SI
-	DECQ         BX
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMASKMOVPS   (R12), Y0, Y11
+	VBROADCASTSS (R14), Y12
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R14)(CX*1), Y12
+	VFMADD231PS  Y11, Y12, Y2
+	VBROADCASTSS (R14)(CX*2), Y12
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R14)(DI*1), Y12
+	VFMADD231PS  Y11, Y12, Y4
+	VBROADCASTSS (R14)(CX*4), Y12
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R14)(R8*1), Y12
+	VFMADD231PS  Y11, Y12, Y6
+	VBROADCASTSS (R14)(DI*2), Y12
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R14)(R9*1), Y12
+	VFMADD231PS  Y11, Y12, Y8
+	VBROADCASTSS (R14)(CX*8), Y12
+	VFMADD231PS  Y11, Y12, Y9
+	VBROADCASTSS (R14)(R10*1), Y12
+	VFMADD231PS  Y11, Y12, Y10
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
 	JNZ          term
-	MOVQ         c+40(FP), AX
-	MOVQ         strideC+48(FP), CX
-	MOVQ         add+64(FP), DX
-	TESTQ        DX, DX
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
 	JZ           store
-	MOVQ         AX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y1, Y1
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y2, Y2
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y3, Y3
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y4, Y4
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y5, Y5
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y6, Y6
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y7, Y7
-	ADDQ         CX, DX
-	VMASKMOVPS   (DX), Y0, Y9
-	VADDPS       Y9, Y8, Y8
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y1, Y1
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y2, Y2
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y3, Y3
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y4, Y4
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y5, Y5
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y6, Y6
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y7, Y7
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y8, Y8
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y9, Y9
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y11
+	VADDPS       Y11, Y10, Y10
+	MOVQ         BX, R13
 
 store:
-	VMASKMOVPS Y1, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y2, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y3, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y4, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y5, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y6, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y7, Y0, (AX)
-	ADDQ       CX, AX
-	VMASKMOVPS Y8, Y0, (AX)
+	VMASKMOVPS Y1, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y2, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y3, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y4, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y5, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y6, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y7, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y8, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y9, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y10, Y0, (R13)
+	MOVQ       nextA+80(FP), R11
+	ADDQ       R11, AX
+	MOVQ       nextC+88(FP), R11
+	ADDQ       R11, BX
+	DECQ       SI
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold11xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold11xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+	LEAQ    (R8)(CX*2), R9
+	LEAQ    (R9)(CX*2), R10
+
+tile:
+	MOVQ   offsets+16(FP), R11
+	MOVQ   b+24(FP), R12
+	MOVQ   k+56(FP), R13
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+term:
+	MOVLQSX      (R11), R14
+	LEAQ         (AX)(R14*4), R14
+	VMASKMOVPS   (R12), Y0, Y12
+	VBROADCASTSS (R14), Y13
+	VFMADD231PS  Y12, Y13, Y1
+	VBROADCASTSS (R14)(CX*1), Y13
+	VFMADD231PS  Y12, Y13, Y2
+	VBROADCASTSS (R14)(CX*2), Y13
+	VFMADD231PS  Y12, Y13, Y3
+	VBROADCASTSS (R14)(DI*1), Y13
+	VFMADD231PS  Y12, Y13, Y4
+	VBROADCASTSS (R14)(CX*4), Y13
+	VFMADD231PS  Y12, Y13, Y5
+	VBROADCASTSS (R14)(R8*1), Y13
+	VFMADD231PS  Y12, Y13, Y6
+	VBROADCASTSS (R14)(DI*2), Y13
+	VFMADD231PS  Y12, Y13, Y7
+	VBROADCASTSS (R14)(R9*1), Y13
+	VFMADD231PS  Y12, Y13, Y8
+	VBROADCASTSS (R14)(CX*8), Y13
+	VFMADD231PS  Y12, Y13, Y9
+	VBROADCASTSS (R14)(R10*1), Y13
+	VFMADD231PS  Y12, Y13, Y10
+	VBROADCASTSS (R14)(R8*2), Y13
+	VFMADD231PS  Y12, Y13, Y11
+	ADDQ         $0x04, R11
+	ADDQ         DX, R12
+	DECQ         R13
+	JNZ          term
+	MOVQ         strideC+48(FP), R11
+	MOVQ         add+64(FP), R12
+	MOVQ         BX, R13
+	TESTQ        R12, R12
+	JZ           store
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y1, Y1
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y2, Y2
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y3, Y3
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y4, Y4
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y5, Y5
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y6, Y6
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y7, Y7
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y8, Y8
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y9, Y9
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y10, Y10
+	ADDQ         R11, R13
+	VMASKMOVPS   (R13), Y0, Y12
+	VADDPS       Y12, Y11, Y11
+	MOVQ         BX, R13
+
+store:
+	VMASKMOVPS Y1, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y2, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y3, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y4, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y5, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y6, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y7, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y8, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y9, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y10, Y0, (R13)
+	ADDQ       R11, R13
+	VMASKMOVPS Y11, Y0, (R13)
+	MOVQ       nextA+80(FP), R11
+	ADDQ       R11, AX
+	MOVQ       nextC+88(FP), R11
+	ADDQ       R11, BX
+	DECQ       SI
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold12xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold12xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+	LEAQ    (R8)(CX*2), R9
+	LEAQ    (R9)(CX*2), R10
+	LEAQ    (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+
+term:
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMASKMOVPS   (R13), Y0, Y13
+	VBROADCASTSS (R15), Y14
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R15)(CX*1), Y14
+	VFMADD231PS  Y13, Y14, Y2
+	VBROADCASTSS (R15)(CX*2), Y14
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R15)(DI*1), Y14
+	VFMADD231PS  Y13, Y14, Y4
+	VBROADCASTSS (R15)(CX*4), Y14
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R15)(R8*1), Y14
+	VFMADD231PS  Y13, Y14, Y6
+	VBROADCASTSS (R15)(DI*2), Y14
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R15)(R9*1), Y14
+	VFMADD231PS  Y13, Y14, Y8
+	VBROADCASTSS (R15)(CX*8), Y14
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R15)(R10*1), Y14
+	VFMADD231PS  Y13, Y14, Y10
+	VBROADCASTSS (R15)(R8*2), Y14
+	VFMADD231PS  Y13, Y14, Y11
+	VBROADCASTSS (R15)(R11*1), Y14
+	VFMADD231PS  Y13, Y14, Y12
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
+	JNZ          term
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
+	JZ           store
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y1, Y1
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y2, Y2
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y3, Y3
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y4, Y4
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y5, Y5
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y6, Y6
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y7, Y7
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y8, Y8
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y9, Y9
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y10, Y10
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y11, Y11
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y13
+	VADDPS       Y13, Y12, Y12
+	MOVQ         BX, R14
+
+store:
+	VMASKMOVPS Y1, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y2, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y3, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y4, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y5, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y6, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y7, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y8, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y9, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y10, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y11, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y12, Y0, (R14)
+	MOVQ       nextA+80(FP), R12
+	ADDQ       R12, AX
+	MOVQ       nextC+88(FP), R12
+	ADDQ       R12, BX
+	DECQ       SI
+	JNZ        tile
+	VZEROUPPER
+	RET
+
+// func fold13xTailAVX2(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, cols uintptr)
+// Requires: AVX, FMA3
+TEXT ·fold13xTailAVX2(SB), NOSPLIT, $0-104
+	MOVQ    a+0(FP), AX
+	MOVQ    strideA+8(FP), CX
+	MOVQ    strideB+32(FP), DX
+	MOVQ    c+40(FP), BX
+	MOVQ    tiles+72(FP), SI
+	MOVQ    cols+96(FP), DI
+	LEAQ    tailMasks<>+0(SB), R9
+	MOVQ    $0x00000008, R8
+	SUBQ    DI, R8
+	VMOVUPS (R9)(R8*4), Y0
+	LEAQ    (CX)(CX*2), DI
+	LEAQ    (DI)(CX*2), R8
+	LEAQ    (R8)(CX*2), R9
+	LEAQ    (R9)(CX*2), R10
+	LEAQ    (R10)(CX*2), R11
+
+tile:
+	MOVQ   offsets+16(FP), R12
+	MOVQ   b+24(FP), R13
+	MOVQ   k+56(FP), R14
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+	VXORPS Y13, Y13, Y13
+
+term:
+	MOVLQSX      (R12), R15
+	LEAQ         (AX)(R15*4), R15
+	VMASKMOVPS   (R13), Y0, Y14
+	VBROADCASTSS (R15), Y15
+	VFMADD231PS  Y14, Y15, Y1
+	VBROADCASTSS (R15)(CX*1), Y15
+	VFMADD231PS  Y14, Y15, Y2
+	VBROADCASTSS (R15)(CX*2), Y15
+	VFMADD231PS  Y14, Y15, Y3
+	VBROADCASTSS (R15)(DI*1), Y15
+	VFMADD231PS  Y14, Y15, Y4
+	VBROADCASTSS (R15)(CX*4), Y15
+	VFMADD231PS  Y14, Y15, Y5
+	VBROADCASTSS (R15)(R8*1), Y15
+	VFMADD231PS  Y14, Y15, Y6
+	VBROADCASTSS (R15)(DI*2), Y15
+	VFMADD231PS  Y14, Y15, Y7
+	VBROADCASTSS (R15)(R9*1), Y15
+	VFMADD231PS  Y14, Y15, Y8
+	VBROADCASTSS (R15)(CX*8), Y15
+	VFMADD231PS  Y14, Y15, Y9
+	VBROADCASTSS (R15)(R10*1), Y15
+	VFMADD231PS  Y14, Y15, Y10
+	VBROADCASTSS (R15)(R8*2), Y15
+	VFMADD231PS  Y14, Y15, Y11
+	VBROADCASTSS (R15)(R11*1), Y15
+	VFMADD231PS  Y14, Y15, Y12
+	VBROADCASTSS (R15)(DI*4), Y15
+	VFMADD231PS  Y14, Y15, Y13
+	ADDQ         $0x04, R12
+	ADDQ         DX, R13
+	DECQ         R14
+	JNZ          term
+	MOVQ         strideC+48(FP), R12
+	MOVQ         add+64(FP), R13
+	MOVQ         BX, R14
+	TESTQ        R13, R13
+	JZ           store
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y1, Y1
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y2, Y2
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y3, Y3
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y4, Y4
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y5, Y5
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y6, Y6
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y7, Y7
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y8, Y8
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y9, Y9
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y10, Y10
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y11, Y11
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y12, Y12
+	ADDQ         R12, R14
+	VMASKMOVPS   (R14), Y0, Y14
+	VADDPS       Y14, Y13, Y13
+	MOVQ         BX, R14
+
+store:
+	VMASKMOVPS Y1, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y2, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y3, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y4, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y5, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y6, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y7, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y8, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y9, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y10, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y11, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y12, Y0, (R14)
+	ADDQ       R12, R14
+	VMASKMOVPS Y13, Y0, (R14)
+	MOVQ       nextA+80(FP), R12
+	ADDQ       R12, AX
+	MOVQ       nextC+88(FP), R12
+	ADDQ       R12, BX
+	DECQ       SI
+	JNZ        tile
 	VZEROUPPER
 	RET
 
@@ -7280,16 +9182,17 @@ TEXT ·transpose8(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-// func prefetch(x *float32, lines uintptr)
+// func prefetch(x *float32, stride uintptr, lines uintptr)
 // Requires: MMX+
-TEXT ·prefetch(SB), NOSPLIT, $0-16
+TEXT ·prefetch(SB), NOSPLIT, $0-24
 	MOVQ x+0(FP), AX
-	MOVQ lines+8(FP), CX
+	MOVQ stride+8(FP), CX
+	MOVQ lines+16(FP), DX
 
 line:
 	PREFETCHT1 (AX)
-	ADDQ       $0x40, AX
-	DECQ       CX
+	ADDQ       CX, AX
+	DECQ       DX
 	JNZ        line
 	RET
 
