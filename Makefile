@@ -13,13 +13,17 @@ PROTO_OUT ?= .
 # The nearest tag and commit; a tree without git or commits is "dev".
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test lint proto clean
+.PHONY: build test bench lint proto clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/minerd ./cmd/minerd
 
 test:
 	go test ./...
+
+# For flags: make bench BENCH='--models vgg --json'.
+bench:
+	go run ./bench $(BENCH)
 
 lint: $(LINT)
 	$(LINT) run
