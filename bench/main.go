@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/descentnet/minerd/nn"
 	"github.com/descentnet/minerd/nn/kernel"
 )
 
@@ -193,16 +194,19 @@ func measureModel(ctx context.Context, o options, m benchModel, python string, r
 		return add(&runner{engine: name, threads: threads},
 			exec.CommandContext(ctx, self, serveCommand, m.name, name, strconv.Itoa(threads)))
 	}
-	for _, isa := range kernel.All() {
+	for i, e := range nn.Engines() {
+		if !e.Threaded { // the plain engine, which is slow: only where it is asked for, or all that there is
+			if o.plain || i == 0 {
+				if err := engine(e.Name, 1); err != nil {
+					return runners, err
+				}
+			}
+			continue
+		}
 		for _, n := range o.threads {
-			if err := engine(isa.Name(), n); err != nil {
+			if err := engine(e.Name, n); err != nil {
 				return runners, err
 			}
-		}
-	}
-	if o.plain || kernel.Best() == nil {
-		if err := engine(plainName, 1); err != nil {
-			return runners, err
 		}
 	}
 	if python != "" {

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/descentnet/minerd/nn"
-	"github.com/descentnet/minerd/nn/kernel"
 )
 
 // Every row of the table is a process of its own, so that its memory is its own: this program run again, or Python.
@@ -37,8 +36,7 @@ type measured struct {
 
 const (
 	serveCommand = "serve" // go run ./bench serve MODEL ENGINE THREADS: the other side of a runner
-	plainName    = "plain"
-	dataSize     = 2048 // images drawn
+	dataSize     = 2048    // images drawn
 )
 
 // serve measures an engine of this program, task by task, until its input ends.
@@ -91,12 +89,9 @@ func serve(args []string, in io.Reader, out io.Writer) error {
 }
 
 func newEngine(net *nn.Net, name string, threads int) (nn.Engine, error) {
-	if name == plainName {
-		return nn.NewPlain(net), nil
-	}
-	for _, isa := range kernel.All() {
-		if isa.Name() == name {
-			return nn.NewVector(net, isa, threads)
+	for _, e := range nn.Engines() {
+		if e.Name == name {
+			return e.New(net, threads)
 		}
 	}
 	return nil, fmt.Errorf("no engine %q on this machine", name)
