@@ -176,7 +176,7 @@ func TestAddressBookIsBounded(t *testing.T) {
 func TestWatchdogReconnects(t *testing.T) {
 	mute := newNode(t, newFakeChain(makeChain(0, 0)), nil) // it answers and is in no topic, until it is started
 	b := startNode(t, newFakeChain(makeChain(0, 0)), func(cfg *Config) {
-		cfg.Timing.Watchdog = 50 * time.Millisecond
+		cfg.Timing.Watchdog = 300 * time.Millisecond
 		calling(mute)(cfg)
 	})
 	eventually(t, "it is reconnected", func() bool {
