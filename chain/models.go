@@ -59,7 +59,7 @@ func (m *models) taskStart(ctx context.Context, task uint32) (TaskStart, error) 
 	if err != nil {
 		return TaskStart{}, err
 	}
-	loss, _, err := m.trainer.Evaluate(ctx, int(task)%len(m.net.Templates), init, EvaluationSplit)
+	loss, _, err := m.trainer.Evaluate(ctx, m.net.TemplateIndex(task), init, EvaluationSplit)
 	if err != nil {
 		return TaskStart{}, err
 	}
@@ -107,7 +107,7 @@ func (m *models) after(ctx context.Context, id Hash) (*nn.State, error) {
 	}
 	for i := len(again) - 1; i >= 0; i-- {
 		v := again[i]
-		template := int(v.State.TaskNumber) % len(m.net.Templates)
+		template := m.net.TemplateIndex(v.State.TaskNumber)
 		trained, err := m.trainer.Train(ctx, template, s, m.net.Trial(template, v.Block.Claim.ID()))
 		if err != nil {
 			return nil, fmt.Errorf("training block %d again: %w", v.State.Height, err)

@@ -38,10 +38,11 @@ type Base struct {
 	Loss       uint32 // recorded loss
 }
 
+// TemplateIndex is the index into Templates of a task's template: they take turns.
+func (n *Network) TemplateIndex(task uint32) int { return int(task % uint32(len(n.Templates))) }
+
 // Template is the template of a task.
-func (n *Network) Template(task uint32) *NetTemplate {
-	return &n.Templates[int(task)%len(n.Templates)]
-}
+func (n *Network) Template(task uint32) *NetTemplate { return &n.Templates[n.TemplateIndex(task)] }
 
 // InitSeed is the seed of a task's initial weights.
 func (n *Network) InitSeed(task uint32) [32]byte {
@@ -74,7 +75,7 @@ func (n *Network) NextTask(s State) (task uint32, fresh bool) {
 // Base gives what a block after s trains from. start is asked only where a task begins.
 func (n *Network) Base(s State, start func(task uint32) (TaskStart, error)) (Base, error) {
 	task, fresh := n.NextTask(s)
-	b := Base{TaskNumber: task, Task: n.TaskID(task), Template: int(task) % len(n.Templates), Fresh: fresh, Root: s.ModelRoot, Loss: s.Loss}
+	b := Base{TaskNumber: task, Task: n.TaskID(task), Template: n.TemplateIndex(task), Fresh: fresh, Root: s.ModelRoot, Loss: s.Loss}
 	if fresh {
 		st, err := start(task)
 		if err != nil {

@@ -159,7 +159,7 @@ func (n *Node) reportModel(ctx context.Context, s chain.State) error {
 	if err != nil {
 		return err
 	}
-	template := int(s.TaskNumber) % len(n.cfg.Network.Templates)
+	template := n.cfg.Network.TemplateIndex(s.TaskNumber)
 	loss, correct, err := n.checking.Evaluate(ctx, template, model, chain.TestSplit)
 	if err != nil {
 		return err

@@ -26,16 +26,7 @@ func devicesCommand() *cobra.Command {
 		Short: "List what this machine can train on",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			net, err := nn.DefaultModel().Build()
-			if err != nil {
-				return err
-			}
-			e, err := nn.NewEngine(net, 1)
-			if err != nil {
-				return err
-			}
-			defer e.Close()
-			fmt.Fprintf(cmd.OutOrStdout(), "cpu     %s engine, %d cores\n", e.Name(), runtime.NumCPU())
+			fmt.Fprintf(cmd.OutOrStdout(), "cpu     %s engine, %d cores\n", nn.Engines()[0].Name, runtime.NumCPU())
 			devices, err := gpu.Devices()
 			if err != nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "cuda    %v\n", err)
