@@ -12,9 +12,9 @@ const (
 	rintAdd = float32(0x1.8p+23) // adding it rounds to an integer, kept in the low bits of the sum
 )
 
-// exp is e^x: n = rint(x*log2E), r = x - n*ln2, 1 + (r + r^2*q(r)), scaled by 2^n in two exact steps so that results
+// Exp is e^x: n = rint(x*log2E), r = x - n*ln2, 1 + (r + r^2*q(r)), scaled by 2^n in two exact steps so that results
 // may be subnormal. Below -104 it is +0, above 88.72284 infinity; NaN stays NaN.
-func exp(x float32) float32 {
+func Exp(x float32) float32 {
 	if x < -104 {
 		return 0
 	}
@@ -39,9 +39,9 @@ func exp(x float32) float32 {
 	return float32(p * math.Float32frombits(uint32(n-h+127)<<23))
 }
 
-// log is the natural logarithm of a normal, positive, finite x: x = 2^e*(1+f) with 1+f in [sqrt(1/2), sqrt(2)). NaN
+// Log is the natural logarithm of a normal, positive, finite x: x = 2^e*(1+f) with 1+f in [sqrt(1/2), sqrt(2)). NaN
 // stays NaN: it must not turn into a finite number that depends on which bits a machine's NaN has.
-func log(x float32) float32 {
+func Log(x float32) float32 {
 	if x != x {
 		return x
 	}

@@ -33,12 +33,12 @@ func TestExpLogError(t *testing.T) {
 		exact     func(float64) float64
 		bound     float64
 	}{
-		{"exp, normal results", -0x1p-26, -87.33, exp, math.Exp, expBound},
-		{"exp, subnormal results", -87.33, -104, exp, math.Exp, expBound},
-		{"exp, positive", 0x1p-26, 88.72283, exp, math.Exp, expBound},
-		{"log, below 1", 0.5, 0x1.fffffep-1, log, math.Log, logBound},
-		{"log, 1 to 256", 1, 256, log, math.Log, logBound},
-		{"log, all normal numbers", 0x1p-126, math.MaxFloat32, log, math.Log, logBound},
+		{"exp, normal results", -0x1p-26, -87.33, Exp, math.Exp, expBound},
+		{"exp, subnormal results", -87.33, -104, Exp, math.Exp, expBound},
+		{"exp, positive", 0x1p-26, 88.72283, Exp, math.Exp, expBound},
+		{"log, below 1", 0.5, 0x1.fffffep-1, Log, math.Log, logBound},
+		{"log, 1 to 256", 1, 256, Log, math.Log, logBound},
+		{"log, all normal numbers", 0x1p-126, math.MaxFloat32, Log, math.Log, logBound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			worst, at := 0.0, float32(0)
@@ -82,27 +82,27 @@ func TestExpSpecial(t *testing.T) {
 		{"largest", math.MaxFloat32, inf},
 		{"-largest", -math.MaxFloat32, 0},
 	} {
-		if got := exp(c.x); bitsOf(got) != bitsOf(c.want) {
+		if got := Exp(c.x); bitsOf(got) != bitsOf(c.want) {
 			t.Errorf("%s: exp(%g) = %g (%#08x), want %g", c.name, c.x, got, bitsOf(got), c.want)
 		}
 	}
-	if got := exp(nan); got == got {
+	if got := Exp(nan); got == got {
 		t.Errorf("exp(NaN) = %g", got)
 	}
 }
 
 func TestLogSpecial(t *testing.T) {
-	if got := bitsOf(log(1)); got != 0 {
+	if got := bitsOf(Log(1)); got != 0 {
 		t.Errorf("log(1) = %#08x, want +0", got)
 	}
 	for e := -126; e <= 127; e++ {
-		got, want := float64(log(float32(math.Ldexp(1, e)))), float64(e)*math.Ln2
+		got, want := float64(Log(float32(math.Ldexp(1, e)))), float64(e)*math.Ln2
 		if math.Abs(got-want) > 0.9*ulp(want) {
 			t.Errorf("log(2^%d) = %g, want %g", e, got, want)
 		}
 	}
 	for _, bits := range []uint32{0x7fc00000, 0xffc00000, 0x7f800001, 0xffffffff, 0x7fffffff} {
-		if got := log(math.Float32frombits(bits)); got == got {
+		if got := Log(math.Float32frombits(bits)); got == got {
 			t.Errorf("log(NaN %#08x) = %g", bits, got)
 		}
 	}
@@ -125,10 +125,10 @@ func TestExpLogGolden(t *testing.T) {
 		wantExp = "3cb963a9bca94f2e531e7a0bb46d9a0eaa8a9d726fa829bfa6251d2435994255"
 		wantLog = "dba95b3d3b3b37c35796c01002dd2e1553c29dcf66c9c4971b4de85f565d69c5"
 	)
-	if got := grid(exp, [2]float32{0, 100}, [2]float32{minus0, -110}); got != wantExp {
+	if got := grid(Exp, [2]float32{0, 100}, [2]float32{minus0, -110}); got != wantExp {
 		t.Errorf("exp: %s, want %s", got, wantExp)
 	}
-	if got := grid(log, [2]float32{0x1p-126, math.MaxFloat32}); got != wantLog {
+	if got := grid(Log, [2]float32{0x1p-126, math.MaxFloat32}); got != wantLog {
 		t.Errorf("log: %s, want %s", got, wantLog)
 	}
 }

@@ -1,12 +1,12 @@
 package nn
 
-// sampleLoss is the loss of one sample with outputs z and class label. Where grad is given it receives the gradient of
+// SampleLoss is the loss of one sample with outputs z and class label. Where grad is given it receives the gradient of
 // the batch's mean loss by z.
 //
 // Softmax cross-entropy: m is the greatest z, e_j = exp(z_j - m), s = fold(e, ones), loss = log(s) - (z_y - m),
 // gradient (e_j/s - [j = y]) * (1/batch). Mean squared error: d = z - onehot, loss = fold(d*d, ones)/outputs,
 // gradient (d + d) * (1/(outputs*batch)).
-func (n *Net) sampleLoss(z []float32, label byte, grad []float32) float32 {
+func (n *Net) SampleLoss(z []float32, label byte, grad []float32) float32 {
 	y := int(label)
 	var f Fold
 	if n.Model.Loss == MeanSquaredError {
@@ -29,7 +29,7 @@ func (n *Net) sampleLoss(z []float32, label byte, grad []float32) float32 {
 	var buf [256]float32
 	e := buf[:len(z)]
 	for j, v := range z {
-		e[j] = exp(v - m)
+		e[j] = Exp(v - m)
 		f.Add(e[j], 1)
 	}
 	s := f.Sum()
@@ -39,7 +39,7 @@ func (n *Net) sampleLoss(z []float32, label byte, grad []float32) float32 {
 			grad[j] = (e[j]/s - onehot(j, y)) * scale
 		}
 	}
-	return log(s) - (z[y] - m)
+	return Log(s) - (z[y] - m)
 }
 
 func onehot(j, y int) float32 {

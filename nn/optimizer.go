@@ -22,8 +22,8 @@ func (o *Optimizer) Adam(s *State) AdamStep {
 	}
 }
 
-// update takes one step with the gradients of all parameters.
-func (o *Optimizer) update(s *State, grads []float32) {
+// Update takes one step with the gradients of all parameters.
+func (o *Optimizer) Update(s *State, grads []float32) {
 	switch o.Kind {
 	case Adam:
 		c := o.Adam(s)

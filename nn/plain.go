@@ -149,7 +149,7 @@ func (p *plain) Evaluate(ctx context.Context, s *State, data Samples) (float32, 
 		}
 		acts := p.forward(s, data, []int{i})
 		z := acts[len(acts)-1]
-		losses[i] = p.net.sampleLoss(z, data.Labels[i], nil)
+		losses[i] = p.net.SampleLoss(z, data.Labels[i], nil)
 		if argmax(z) == int(data.Labels[i]) {
 			correct++
 		}
@@ -198,17 +198,7 @@ func (p *plain) forward(s *State, data Samples, index []int) [][]float32 {
 	for i := range p.net.Layers {
 		l := &p.net.Layers[i]
 		out := make([]float32, len(index)*l.Out.Size())
-		w, bias := l.weights(s.Params)
-		switch l.Kind {
-		case Conv2D:
-			convForward(l, len(index), x, w, bias, out)
-		case MaxPool2D:
-			poolForward(l, len(index), x, out)
-		case Flatten:
-			copy(out, x)
-		case Dense:
-			denseForward(l, len(index), x, w, bias, out)
-		}
+		l.Forward(len(index), x, s.Params, out)
 		x = out
 		acts = append(acts, x)
 	}
@@ -234,7 +224,7 @@ func (p *plain) step(s *State, data Samples, index []int) float32 {
 	losses := make([]float32, n)
 	k := p.net.Outputs
 	for b, i := range index {
-		losses[b] = p.net.sampleLoss(z[b*k:(b+1)*k], data.Labels[i], g[b*k:(b+1)*k])
+		losses[b] = p.net.SampleLoss(z[b*k:(b+1)*k], data.Labels[i], g[b*k:(b+1)*k])
 	}
 
 	grads := make([]float32, len(s.Params))
@@ -248,30 +238,14 @@ func (p *plain) step(s *State, data Samples, index []int) float32 {
 				}
 			}
 		}
-		w, _ := l.weights(s.Params)
-		dw, dbias := l.weights(grads)
-		switch l.Kind {
-		case Conv2D:
-			convWeightGradient(l, n, in, g, dw, dbias)
-		case Dense:
-			denseWeightGradient(l, n, in, g, dw, dbias)
-		}
+		l.ParamGradient(n, in, g, grads)
 		if i == p.net.FirstWeights {
 			break // nothing uses the gradient of its input
 		}
 		dx := make([]float32, len(in))
-		switch l.Kind {
-		case Conv2D:
-			convInputGradient(l, n, g, w, dx)
-		case MaxPool2D:
-			poolInputGradient(l, n, in, g, dx)
-		case Flatten:
-			copy(dx, g)
-		case Dense:
-			denseInputGradient(l, n, g, w, dx)
-		}
+		l.InputGradient(n, in, g, s.Params, dx)
 		g = dx
 	}
-	p.net.Model.Optimizer.update(s, grads)
+	p.net.Model.Optimizer.Update(s, grads)
 	return sum(losses) / float32(n)
 }

@@ -3,6 +3,48 @@ package nn
 // The layers' sums, one function each. In all of them n is the number of samples, x the input, y the output, g the
 // gradient by the output; activations are (sample, row, column, channel).
 
+// Forward makes the layer's output y of its input x. params are those of the whole net.
+func (l *NetLayer) Forward(n int, x, params, y []float32) {
+	w, bias := l.weights(params)
+	switch l.Kind {
+	case Conv2D:
+		convForward(l, n, x, w, bias, y)
+	case MaxPool2D:
+		poolForward(l, n, x, y)
+	case Flatten:
+		copy(y, x)
+	case Dense:
+		denseForward(l, n, x, w, bias, y)
+	}
+}
+
+// ParamGradient makes the gradients by the layer's parameters, in their place among grads, those of the whole net. g
+// has passed the layer's ReLU.
+func (l *NetLayer) ParamGradient(n int, x, g, grads []float32) {
+	dw, dbias := l.weights(grads)
+	switch l.Kind {
+	case Conv2D:
+		convWeightGradient(l, n, x, g, dw, dbias)
+	case Dense:
+		denseWeightGradient(l, n, x, g, dw, dbias)
+	}
+}
+
+// InputGradient makes the gradient dx by the layer's input. g has passed the layer's ReLU.
+func (l *NetLayer) InputGradient(n int, x, g, params, dx []float32) {
+	w, _ := l.weights(params)
+	switch l.Kind {
+	case Conv2D:
+		convInputGradient(l, n, g, w, dx)
+	case MaxPool2D:
+		poolInputGradient(l, n, x, g, dx)
+	case Flatten:
+		copy(dx, g)
+	case Dense:
+		denseInputGradient(l, n, g, w, dx)
+	}
+}
+
 // convForward: y = fold over the patch in order (kernel row, kernel column, input channel) + bias, then activation.
 // What lies outside the input is +0 and a term like any other.
 func convForward(l *NetLayer, n int, x, w, bias, y []float32) {

@@ -425,7 +425,7 @@ func TestLossOrder(t *testing.T) {
 				if kind == SoftmaxCrossEntropy {
 					most := slices.Max(z)
 					for j := range z {
-						terms[j] = exp(z[j] - most)
+						terms[j] = Exp(z[j] - most)
 					}
 					s := lawFold(terms, ones)
 					for j := range z {
@@ -435,7 +435,7 @@ func TestLossOrder(t *testing.T) {
 						}
 						want[j] = q * float32(float32(1)/float32(3))
 					}
-					wantLoss = log(s) - (z[y] - most)
+					wantLoss = Log(s) - (z[y] - most)
 				} else {
 					scale := float32(1) / float32(3*outputs)
 					for j := range z {
@@ -449,13 +449,13 @@ func TestLossOrder(t *testing.T) {
 					wantLoss = lawFold(terms, ones) / float32(outputs)
 				}
 				g := make([]float32, outputs)
-				if loss := net.sampleLoss(z, byte(y), g); bitsOf(loss) != bitsOf(wantLoss) {
+				if loss := net.SampleLoss(z, byte(y), g); bitsOf(loss) != bitsOf(wantLoss) {
 					t.Errorf("%v of %d outputs: loss %g, want %g", kind, outputs, loss, wantLoss)
 				}
 				if !sameBits(g, want) {
 					t.Errorf("%v of %d outputs: gradient %v, want %v", kind, outputs, g, want)
 				}
-				if loss := net.sampleLoss(z, byte(y), nil); bitsOf(loss) != bitsOf(wantLoss) {
+				if loss := net.SampleLoss(z, byte(y), nil); bitsOf(loss) != bitsOf(wantLoss) {
 					t.Errorf("%v of %d outputs: loss %g without gradient, want %g", kind, outputs, loss, wantLoss)
 				}
 			}
@@ -466,14 +466,14 @@ func TestLossOrder(t *testing.T) {
 func TestLossExtremes(t *testing.T) {
 	net := build(t, Model{Input: Shape{1, 1, 1}, Layers: []Layer{{Kind: Dense, Units: 3}}, Loss: SoftmaxCrossEntropy, Optimizer: testSGD, Batch: 1})
 	g := make([]float32, 3)
-	if loss := net.sampleLoss([]float32{3e38, -3e38, 0}, 0, g); loss != 0 || !sameBits(g, []float32{0, 0, 0}) {
+	if loss := net.SampleLoss([]float32{3e38, -3e38, 0}, 0, g); loss != 0 || !sameBits(g, []float32{0, 0, 0}) {
 		t.Errorf("certain and right: loss %g, gradient %v", loss, g)
 	}
-	if loss := net.sampleLoss([]float32{1e38, 0, 0}, 1, g); loss != 1e38 || !sameBits(g, []float32{1, -1, 0}) {
+	if loss := net.SampleLoss([]float32{1e38, 0, 0}, 1, g); loss != 1e38 || !sameBits(g, []float32{1, -1, 0}) {
 		t.Errorf("certain and wrong: loss %g, gradient %v", loss, g)
 	}
 	for _, z := range [][]float32{{nan, 0, 0}, {0, nan, 0}, {0, 0, nan}, {inf, 0, 0}, {0, inf, inf}, {-inf, -inf, -inf}} {
-		if loss := net.sampleLoss(z, 0, g); finite(loss) || finite(g[0]) {
+		if loss := net.SampleLoss(z, 0, g); finite(loss) || finite(g[0]) {
 			t.Errorf("outputs %v: loss %g, gradient %v", z, loss, g)
 		}
 	}
@@ -512,7 +512,7 @@ func TestOptimizerSteps(t *testing.T) {
 			want.Params[i] = add(want.Params[i], -div(mul(m, alpha), add(root(v), o.Epsilon)))
 		}
 		want.Steps++
-		o.update(s, g)
+		o.Update(s, g)
 		if !slices.Equal(s.Bytes(), want.Bytes()) {
 			t.Fatalf("adam, step %d: %+v, want %+v", step, s, want)
 		}
@@ -532,7 +532,7 @@ func TestOptimizerSteps(t *testing.T) {
 			want.First[i], want.Params[i] = u, add(want.Params[i], u)
 		}
 		want.Steps++
-		o.update(s, g)
+		o.Update(s, g)
 		if !slices.Equal(s.Bytes(), want.Bytes()) {
 			t.Fatalf("sgd, step %d: %+v, want %+v", step, s, want)
 		}

@@ -188,7 +188,7 @@ func (e *vector) step() float32 {
 	e.forward()
 	e.logits.write(e.output.data[:e.n*e.net.Outputs])
 	for b, i := range e.index[:e.n] {
-		e.losses[b] = e.net.sampleLoss(e.output.at(b, 0), e.data.Labels[i], e.goutput.of(0, b))
+		e.losses[b] = e.net.SampleLoss(e.output.at(b, 0), e.data.Labels[i], e.goutput.of(0, b))
 	}
 	switch o := &e.net.Model.Optimizer; o.Kind {
 	case Adam:
@@ -240,7 +240,7 @@ func (e *vector) Evaluate(ctx context.Context, s *State, data Samples) (float32,
 		e.forward()
 		for b := range e.n {
 			z, label := e.output.at(b, 0), data.Labels[lo+b]
-			losses[lo+b] = e.net.sampleLoss(z, label, nil)
+			losses[lo+b] = e.net.SampleLoss(z, label, nil)
 			if argmax(z) == int(label) {
 				correct++
 			}
