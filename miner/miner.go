@@ -29,11 +29,20 @@ type Chain interface {
 	StandBack(ctx context.Context) error
 }
 
+// Trainer is what the miner trains on.
+type Trainer interface {
+	chain.Trainer
+	// Width is the number of trials of a template that are best trained at once.
+	Width(template int) (int, error)
+	// TrainMany trains up to Width trials from start, as nn.ManyTrainer does.
+	TrainMany(ctx context.Context, template int, start *nn.State, trials []nn.Trial) ([]nn.Outcome, error)
+}
+
 // Config of a Miner.
 type Config struct {
 	Network *chain.Network
 	Chain   Chain
-	Trainer chain.Trainer // its own: the miner trains while others verify
+	Trainer Trainer // its own: the miner trains while others verify
 	Payout  chain.Address
 	Nonce   uint64           // of the first claim; random, so that two miners with one address differ
 	Now     func() time.Time // the clock that goes into blocks
@@ -105,38 +114,55 @@ func (m *Miner) now() uint64 { return uint64(m.cfg.Now().UnixMilli()) }
 
 // mine trains trials of the job until it has submitted a block or the job is stale.
 func (m *Miner) mine(ctx context.Context, job *chain.Job) error {
-	net := m.cfg.Network
+	width, err := m.cfg.Trainer.Width(job.Base.Template)
+	if err != nil {
+		return err
+	}
+	claims, trials := make([]chain.Claim, width), make([]nn.Trial, width)
 	for !m.cfg.Chain.Behind() {
-		claim := job.Claim
-		claim.Payout = m.cfg.Payout
-		claim.Nonce = m.nonce
-		m.nonce++
-		claim.Time = max(m.now(), job.Parent.Time+1)
-		claimID := claim.ID()
-
-		trial := net.Trial(job.Base.Template, claimID)
-		trained, err := m.train(ctx, job, trial)
-		if errors.Is(err, nn.ErrNotFinite) {
-			continue // this nonce's batches make the model diverge: no ticket
+		now := max(m.now(), job.Parent.Time+1)
+		for i := range claims {
+			claims[i] = job.Claim
+			claims[i].Payout = m.cfg.Payout
+			claims[i].Nonce = m.nonce
+			claims[i].Time = now
+			trials[i] = m.cfg.Network.Trial(job.Base.Template, claims[i].ID())
+			m.nonce++
 		}
+		outcomes, err := m.train(ctx, job, trials)
 		if err != nil {
 			return err
 		}
-		m.trials.Add(1)
-		if !chain.Wins(chain.Ticket(claimID, trained.Root, trained.LogitsDigest), job.Target) {
-			continue
+		m.trials.Add(uint64(len(outcomes)))
+		for i, o := range outcomes {
+			if o.Err != nil {
+				continue // this nonce's batches make the model diverge: no ticket
+			}
+			if chain.Wins(chain.Ticket(claims[i].ID(), o.Root, o.LogitsDigest), job.Target) {
+				m.wins.Add(1)
+				return m.win(ctx, job, claims[i], trials[i], o)
+			}
 		}
-		m.wins.Add(1)
-		return m.win(ctx, job, claim, trial, trained)
 	}
 	return nil
 }
 
-// train runs one trial, steps aside for verification, and gives up when the job is stale.
-func (m *Miner) train(ctx context.Context, job *chain.Job, t nn.Trial) (*nn.Trained, error) {
-	steps := 0
-	t.OnStep = func(step int) error {
-		steps = step
+// train runs trials side by side, steps aside for verification, and gives up when the job is stale.
+func (m *Miner) train(ctx context.Context, job *chain.Job, trials []nn.Trial) ([]nn.Outcome, error) {
+	done, onStep := m.pace(ctx, job, len(trials))
+	trials[0].OnStep = onStep
+	outcomes, err := m.cfg.Trainer.TrainMany(ctx, job.Base.Template, job.Start, trials)
+	if errors.Is(err, errStale) {
+		m.stale.Add(*done)
+	}
+	return outcomes, err
+}
+
+// pace is what happens before every step of so many trials. It counts the steps done.
+func (m *Miner) pace(ctx context.Context, job *chain.Job, trials int) (done *uint64, onStep func(int) error) {
+	done = new(uint64)
+	return done, func(step int) error {
+		*done = uint64(step * trials)
 		if err := m.cfg.Chain.StandBack(ctx); err != nil {
 			return err
 		}
@@ -145,21 +171,21 @@ func (m *Miner) train(ctx context.Context, job *chain.Job, t nn.Trial) (*nn.Trai
 			return errStale
 		default:
 		}
-		m.steps.Add(1)
+		m.steps.Add(uint64(trials))
 		return nil
 	}
-	trained, err := m.cfg.Trainer.Train(ctx, job.Base.Template, job.Start, t)
-	if errors.Is(err, errStale) {
-		m.stale.Add(uint64(steps))
-	}
-	return trained, err
 }
 
 // win runs the winning trial once more, which gives the early roots and catches a machine that computes wrongly, and
 // submits the block.
-func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, trial nn.Trial, first *nn.Trained) error {
+func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, trial nn.Trial, first nn.Outcome) error {
 	trial.EarlyRoots = true
-	again, err := m.train(ctx, job, trial)
+	done, onStep := m.pace(ctx, job, 1)
+	trial.OnStep = onStep
+	again, err := m.cfg.Trainer.Train(ctx, job.Base.Template, job.Start, trial)
+	if errors.Is(err, errStale) {
+		m.stale.Add(*done)
+	}
 	if err != nil && !errors.Is(err, nn.ErrNotFinite) {
 		return err
 	}

@@ -3,6 +3,7 @@ package miner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ func tiny(t *testing.T) *chain.Network {
 type trainer struct {
 	engine nn.Engine
 	data   nn.Samples
+	width  int // trials at once
 }
 
 func newTrainer(n *chain.Network) trainer {
@@ -50,11 +52,29 @@ func newTrainer(n *chain.Network) trainer {
 		d.Pixels = append(d.Pixels, byte(i), 200*y, byte(i*i), 100)
 		d.Labels = append(d.Labels, y)
 	}
-	return trainer{nn.NewPlain(n.Templates[0].Net), d}
+	return trainer{engine: nn.NewPlain(n.Templates[0].Net), data: d}
 }
 
 func (t trainer) Train(ctx context.Context, _ int, start *nn.State, trial nn.Trial) (*nn.Trained, error) {
 	return t.engine.Train(ctx, start, t.data, trial)
+}
+
+func (t trainer) Width(int) (int, error) { return max(t.width, 1), nil }
+
+func (t trainer) TrainMany(ctx context.Context, template int, start *nn.State, trials []nn.Trial) ([]nn.Outcome, error) {
+	outcomes := make([]nn.Outcome, len(trials))
+	for i, trial := range trials {
+		r, err := t.Train(ctx, template, start, trial)
+		if err != nil && !errors.Is(err, nn.ErrNotFinite) {
+			return nil, err
+		}
+		if err != nil {
+			outcomes[i].Err = err
+			continue
+		}
+		outcomes[i] = nn.Outcome{Root: r.Root, LogitsDigest: r.LogitsDigest}
+	}
+	return outcomes, nil
 }
 
 func (t trainer) Evaluate(ctx context.Context, _ int, s *nn.State, _ chain.Split) (float32, int, error) {
@@ -100,7 +120,7 @@ func (w *world) Behind() bool { return false }
 
 var errEnough = errors.New("enough")
 
-func (w *world) miner(n *chain.Network, tr chain.Trainer, log *zap.Logger) *Miner {
+func (w *world) miner(n *chain.Network, tr Trainer, log *zap.Logger) *Miner {
 	return New(Config{
 		Network: n, Chain: w, Trainer: tr, Payout: chain.Address{7}, Nonce: 100, ReportEvery: time.Hour, Log: log,
 		Now: func() time.Time { return time.UnixMilli(5) },
@@ -109,9 +129,16 @@ func (w *world) miner(n *chain.Network, tr chain.Trainer, log *zap.Logger) *Mine
 
 // A miner's blocks are valid without anything being run again, and its counts agree with the chain.
 func TestMine(t *testing.T) {
+	for _, width := range []int{1, 3} {
+		t.Run(fmt.Sprint("trials at once: ", width), func(t *testing.T) { testMine(t, width) })
+	}
+}
+
+func testMine(t *testing.T, width int) {
 	defer goleak.VerifyNone(t)
 	n := tiny(t)
 	tr := newTrainer(n)
+	tr.width = width
 	w := newWorld(t, n, tr)
 	var advancing, keeping uint64
 	ctx, cancel := context.WithCancel(context.Background())
@@ -142,7 +169,7 @@ func TestMine(t *testing.T) {
 	if want := (s.Trials + s.Wins) * 64; s.Steps != want { // winning trials are run twice
 		t.Errorf("%d steps in %d trials, want %d", s.Steps, s.Trials, want)
 	}
-	if s.StaleSteps != 0 || s.Faults != 0 {
+	if s.StaleSteps != 0 || s.Faults != 0 || s.Trials%uint64(width) != 0 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -1,6 +1,12 @@
 package nn
 
-import "context"
+import (
+	"context"
+	"errors"
+)
+
+// ErrDevice says that the device under an engine failed. That engine is of no use any more; a new one may be.
+var ErrDevice = errors.New("the device failed")
 
 // Samples are labelled images: sample i has the pixels Pixels[i*Size : (i+1)*Size] (row, column, channel; byte/255 is
 // the input value) and the class Labels[i].
@@ -49,4 +55,20 @@ type Engine interface {
 	Evaluate(ctx context.Context, s *State, data Samples) (loss float32, correct int, err error)
 	// Close ends the engine's goroutines and waits for them.
 	Close()
+}
+
+// ManyTrainer is an Engine that trains several trials of one start side by side, faster than one after another.
+type ManyTrainer interface {
+	Engine
+	// Width is the number of trials at once that suits the engine.
+	Width() int
+	// TrainMany runs up to Width trials of equal length from start. Of the trials only Steps and BatchSeed are used,
+	// and OnStep of the first.
+	TrainMany(ctx context.Context, start *State, data Samples, trials []Trial) ([]Outcome, error)
+}
+
+// Outcome is what a miner needs to know of a trial. Err is ErrNotFinite, or nil.
+type Outcome struct {
+	Root, LogitsDigest Hash
+	Err                error
 }

@@ -158,6 +158,17 @@ func (p *plain) Evaluate(ctx context.Context, s *State, data Samples) (float32, 
 	return loss, correct, err
 }
 
+// Evaluation gives what Engine.Evaluate gives, of the losses of all samples and their logits.
+func (n *Net) Evaluation(losses, logits []float32, labels []byte) (loss float32, correct int, err error) {
+	for i, y := range labels {
+		if argmax(logits[i*n.Outputs:(i+1)*n.Outputs]) == int(y) {
+			correct++
+		}
+	}
+	loss, err = meanLoss(losses)
+	return loss, correct, err
+}
+
 // meanLoss is the evaluation loss: fold(per-sample losses, ones) divided by their count.
 func meanLoss(losses []float32) (float32, error) {
 	loss := sum(losses) / float32(len(losses))

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/descentnet/minerd/chain"
-	"github.com/descentnet/minerd/miner"
 	"github.com/descentnet/minerd/nn"
 	"github.com/descentnet/minerd/store"
 	"go.uber.org/zap"
@@ -25,12 +24,14 @@ type Config struct {
 	Mine       bool
 	Payout     chain.Address
 	Nonce      uint64 // first nonce of the miner; random
-	Threads    int    // that training and verifying use; 0 is all cores
-	Models     chain.ModelLimits
-	Peers      *PeersConfig // nil runs without a network
-	Version    string
-	Log        *zap.Logger
-	Now        func() time.Time
+	// Devices to train on, one miner on each; the first verifies too, and the CPU if that fails. None is the CPU.
+	Devices []Device
+	Threads int // of the CPU; 0 is all cores
+	Models  chain.ModelLimits
+	Peers   *PeersConfig // nil runs without a network
+	Version string
+	Log     *zap.Logger
+	Now     func() time.Time
 	// Measure times this machine at the start and warns if it is slower than the network needs.
 	Measure bool
 	// ReportEvery is the time between the miner's rate lines.
@@ -44,10 +45,9 @@ type Node struct {
 	store    closableStore
 	manager  *chain.Manager
 	checking *trainer // of the verifier
-	mining   *trainer
+	workers  []*worker
 	gate     gate
 	verifier *verifier
-	miner    *miner.Miner
 	peers    peers
 }
 
@@ -66,6 +66,9 @@ func (memoryStore) Close() error { return nil }
 func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 	if cfg.Threads <= 0 {
 		cfg.Threads = runtime.GOMAXPROCS(0)
+	}
+	if len(cfg.Devices) == 0 {
+		cfg.Devices = []Device{CPU(cfg.Threads)}
 	}
 	n = &Node{cfg: cfg, log: cfg.Log}
 	defer func() {
@@ -86,13 +89,12 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 		}
 		n.store = s
 	}
-	n.checking = newTrainer(cfg.Network, data, cfg.Threads)
-	n.mining = newTrainer(cfg.Network, data, cfg.Threads)
+	n.checking = newTrainer(cfg.Network, data, cfg.Devices[0])
 	if n.manager, err = chain.OpenManager(ctx, cfg.Network, n.store, n.checking, cfg.Models); err != nil {
 		return n, fmt.Errorf("opening the chain: %w", err)
 	}
 	n.verifier = &verifier{
-		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled,
+		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled, deviceFailed: n.verifyOnCPU,
 		blame: func(from source, why error) { n.peers.Blame(from, why) },
 		held:  map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
 	}
@@ -103,10 +105,9 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 		}
 	}
 	if cfg.Mine {
-		n.miner = miner.New(miner.Config{
-			Network: cfg.Network, Chain: mineable{n}, Trainer: n.mining, Payout: cfg.Payout, Nonce: cfg.Nonce,
-			Now: cfg.Now, ReportEvery: cfg.ReportEvery, Log: cfg.Log.Named("miner"),
-		})
+		for i, d := range cfg.Devices {
+			n.workers = append(n.workers, n.newWorker(d, newTrainer(cfg.Network, data, d), cfg.Nonce+uint64(i)<<48))
+		}
 	}
 	return n, nil
 }
@@ -135,9 +136,8 @@ func (n *Node) Run(ctx context.Context) error {
 	part("verifier", func(ctx context.Context) error { n.verifier.run(ctx); return nil })
 	part("follower", n.follow)
 	part("peers", n.peers.Run)
-	if n.miner != nil {
-		n.log.Info("mining", zap.String("engine", n.engineName()), zap.Int("threads", n.cfg.Threads), zap.Stringer("payout", n.cfg.Payout))
-		part("miner", n.miner.Run)
+	for _, w := range n.workers {
+		part("miner", w.run)
 	}
 	<-ctx.Done()
 	n.log.Info("shutting down")
@@ -154,8 +154,8 @@ func (n *Node) Close() error {
 	if n.peers != nil {
 		errs = append(errs, n.peers.Close())
 	}
-	if n.mining != nil {
-		n.mining.Close()
+	for _, w := range n.workers {
+		w.trainer.Close()
 	}
 	if n.checking != nil {
 		n.checking.Close()

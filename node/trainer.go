@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,61 +11,124 @@ import (
 	"github.com/descentnet/minerd/nn"
 )
 
-// trainer runs templates on one engine each, made when first needed. It is a chain.Trainer that any goroutine may use;
-// one trial or evaluation runs at a time.
+// Device is something to train on.
+type Device struct {
+	Name string // in logs: cpu, cuda:0
+	// Engine makes an engine. Several may be in use at once.
+	Engine func(*nn.Net) (nn.Engine, error)
+}
+
+// CPU is this machine's processor with so many threads.
+func CPU(threads int) Device {
+	return Device{"cpu", func(net *nn.Net) (nn.Engine, error) { return nn.NewEngine(net, threads) }}
+}
+
+// trainer runs templates on one engine each, made when first needed. It is a chain.Trainer and a miner.Trainer that any
+// goroutine may use; one trial or evaluation runs at a time. An engine whose device failed is dropped, so that the next
+// call makes a new one.
 type trainer struct {
-	net     *chain.Network
-	data    []splits
-	threads int
+	net    *chain.Network
+	data   []splits
+	device Device
 
 	mu      sync.Mutex
 	engines map[int]nn.Engine
 }
 
-func newTrainer(net *chain.Network, data []splits, threads int) *trainer {
-	return &trainer{net: net, data: data, threads: threads, engines: map[int]nn.Engine{}}
+func newTrainer(net *chain.Network, data []splits, d Device) *trainer {
+	return &trainer{net: net, data: data, device: d, engines: map[int]nn.Engine{}}
 }
 
-// engine is that of a template. t.mu must be held.
-func (t *trainer) engine(template int) (nn.Engine, error) {
-	if e := t.engines[template]; e != nil {
-		return e, nil
-	}
-	e, err := nn.NewEngine(t.net.Templates[template].Net, t.threads)
-	if err != nil {
-		return nil, fmt.Errorf("engine for task %q: %w", t.net.Templates[template].Name, err)
-	}
-	t.engines[template] = e
-	return e, nil
-}
-
-func (t *trainer) Train(ctx context.Context, template int, start *nn.State, trial nn.Trial) (*nn.Trained, error) {
+// use calls f with the engine of a template.
+func (t *trainer) use(template int, f func(nn.Engine) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, err := t.engine(template)
-	if err != nil {
-		return nil, err
+	e := t.engines[template]
+	if e == nil {
+		var err error
+		if e, err = t.device.Engine(t.net.Templates[template].Net); err != nil {
+			return fmt.Errorf("engine on %s for task %q: %w", t.device.Name, t.net.Templates[template].Name, err)
+		}
+		t.engines[template] = e
 	}
-	return e.Train(ctx, start, t.data[template][chain.TrainSplit], trial)
+	err := f(e)
+	if errors.Is(err, nn.ErrDevice) {
+		t.drop()
+	}
+	return err
 }
 
-func (t *trainer) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (float32, int, error) {
+// replace changes the device.
+func (t *trainer) replace(d Device) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, err := t.engine(template)
-	if err != nil {
-		return 0, 0, err
+	t.drop()
+	t.device = d
+}
+
+// drop closes all engines. t.mu must be held.
+func (t *trainer) drop() {
+	for _, e := range t.engines {
+		e.Close()
 	}
-	return e.Evaluate(ctx, s, t.data[template][split])
+	clear(t.engines)
+}
+
+func (t *trainer) Train(ctx context.Context, template int, start *nn.State, trial nn.Trial) (trained *nn.Trained, err error) {
+	err = t.use(template, func(e nn.Engine) (err error) {
+		trained, err = e.Train(ctx, start, t.data[template][chain.TrainSplit], trial)
+		return err
+	})
+	return trained, err
+}
+
+func (t *trainer) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (loss float32, correct int, err error) {
+	err = t.use(template, func(e nn.Engine) (err error) {
+		loss, correct, err = e.Evaluate(ctx, s, t.data[template][split])
+		return err
+	})
+	return loss, correct, err
+}
+
+// Width is the number of trials that are best trained at once.
+func (t *trainer) Width(template int) (width int, err error) {
+	err = t.use(template, func(e nn.Engine) error {
+		width = 1
+		if m, ok := e.(nn.ManyTrainer); ok {
+			width = m.Width()
+		}
+		return nil
+	})
+	return width, err
+}
+
+func (t *trainer) TrainMany(ctx context.Context, template int, start *nn.State, trials []nn.Trial) (outcomes []nn.Outcome, err error) {
+	err = t.use(template, func(e nn.Engine) (err error) {
+		data := t.data[template][chain.TrainSplit]
+		if m, ok := e.(nn.ManyTrainer); ok {
+			outcomes, err = m.TrainMany(ctx, start, data, trials)
+			return err
+		}
+		for _, trial := range trials {
+			r, err := e.Train(ctx, start, data, trial)
+			switch {
+			case errors.Is(err, nn.ErrNotFinite):
+				outcomes = append(outcomes, nn.Outcome{Err: err})
+			case err != nil:
+				return err
+			default:
+				outcomes = append(outcomes, nn.Outcome{Root: r.Root, LogitsDigest: r.LogitsDigest})
+			}
+		}
+		return nil
+	})
+	return outcomes, err
 }
 
 func (t *trainer) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, e := range t.engines {
-		e.Close()
-	}
-	clear(t.engines)
+	t.drop()
 }
 
 // measure times training steps of a template: the multiply-accumulates per second, to be compared with the spec's
@@ -89,14 +153,12 @@ func (t *trainer) measure(ctx context.Context, template int) (rate, steps float6
 }
 
 // name is the name of the engine of a template.
-func (t *trainer) name(template int) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e, err := t.engine(template)
-	if err != nil {
-		return "", err
-	}
-	return e.Name(), nil
+func (t *trainer) name(template int) (name string, err error) {
+	err = t.use(template, func(e nn.Engine) error {
+		name = e.Name()
+		return nil
+	})
+	return name, err
 }
 
 // samples is the number of samples of a split.

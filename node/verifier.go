@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/nn"
 	"go.uber.org/zap"
 )
 
@@ -48,6 +49,8 @@ type verifier struct {
 	blame func(from source, why error)
 	// settled hears of every block that was judged, on the goroutine that judged it.
 	settled func(b *chain.Block, from source, added chain.Added, took time.Duration, err error)
+	// deviceFailed is told why verifying on the device it used is not possible any more.
+	deviceFailed func(error)
 
 	one sync.Mutex // held while a block is verified: one at a time, from gossip or from sync
 
@@ -174,6 +177,9 @@ func (v *verifier) settle(ctx context.Context, q queued) {
 	if errors.Is(err, chain.ErrOrphan) || errors.Is(err, chain.ErrFuture) {
 		v.hold(q)
 	}
+	if errors.Is(err, nn.ErrDevice) {
+		_ = v.enqueue(q) // full: it is offered again
+	}
 	if chain.VerdictOf(err) == chain.Invalid {
 		v.forget(q.from)
 		v.blame(q.from, err)
@@ -199,6 +205,9 @@ func (v *verifier) verify(ctx context.Context, b *chain.Block, from source, arri
 	defer v.one.Unlock()
 	began := v.now()
 	added, err := v.manager.Add(ctx, b, millis(began), arrival, nil)
+	if errors.Is(err, nn.ErrDevice) {
+		v.deviceFailed(err)
+	}
 	v.settled(b, from, added, v.now().Sub(began), err)
 	return err
 }

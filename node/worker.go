@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/miner"
+	"github.com/descentnet/minerd/nn"
+	"go.uber.org/zap"
+)
+
+// worker mines on one device.
+type worker struct {
+	trainer *trainer
+	miner   *miner.Miner
+	payout  chain.Address
+	rest    time.Duration // after the device failed for the first time
+	log     *zap.Logger
+}
+
+// newWorker makes the worker of a device. Workers begin at nonces far apart, as they train for one address.
+func (n *Node) newWorker(d Device, t *trainer, nonce uint64) *worker {
+	log := n.cfg.Log.Named("miner").With(zap.String("device", d.Name))
+	return &worker{trainer: t, payout: n.cfg.Payout, rest: firstRest, log: log, miner: miner.New(miner.Config{
+		Network: n.cfg.Network, Chain: mineable{n}, Trainer: t, Payout: n.cfg.Payout, Nonce: nonce,
+		Now: n.cfg.Now, ReportEvery: n.cfg.ReportEvery, Log: log,
+	})}
+}
+
+// How long a device that failed is left alone: twice as long each time it fails again soon.
+const (
+	firstRest = 5 * time.Second
+	longRest  = 5 * time.Minute
+)
+
+// run mines until ctx is done or the worker cannot go on. A device that failed is tried again after a rest; one that
+// computes wrongly is not.
+func (w *worker) run(ctx context.Context) error {
+	rest := w.rest
+	for {
+		began := time.Now()
+		err := w.mine(ctx)
+		switch {
+		case errors.Is(err, nn.ErrKnownAnswer):
+			w.log.Error("this device computes wrongly and is not used any more: check its driver, memory, clocks and temperature", zap.Error(err))
+			return nil
+		case !errors.Is(err, nn.ErrDevice) || ctx.Err() != nil:
+			return err
+		}
+		if time.Since(began) > longRest {
+			rest = w.rest
+		}
+		w.log.Warn("device failed: its work is dropped, and it is tried again after a rest", zap.Duration("rest", rest), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(rest):
+		}
+		rest = min(2*rest, longRest)
+	}
+}
+
+func (w *worker) mine(ctx context.Context) error {
+	name, err := w.trainer.name(0)
+	if err != nil {
+		return err
+	}
+	width, err := w.trainer.Width(0)
+	if err != nil {
+		return err
+	}
+	w.log.Info("mining", zap.String("engine", name), zap.Int("trials_at_once", width), zap.Stringer("payout", w.payout))
+	return w.miner.Run(ctx)
+}
+
+// verifyOnCPU takes verification off a device that failed.
+func (n *Node) verifyOnCPU(why error) {
+	n.log.Warn("the device that verifies failed: blocks are verified on the CPU from now on", zap.Error(why))
+	n.checking.replace(CPU(n.cfg.Threads))
+}
