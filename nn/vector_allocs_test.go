@@ -3,6 +3,8 @@ package nn
 import (
 	"fmt"
 	"testing"
+
+	"github.com/descentnet/minerd/nn/kernel"
 )
 
 // A longer trial allocates no more than a short one: nothing is allocated per step, once the engine is warm. The stacks
@@ -25,10 +27,10 @@ func TestTrainWithoutAllocatingPerStep(t *testing.T) {
 		net := build(t, m.model)
 		data := drawSamples(net, "allocations", 20)
 		start := net.Init(seedOf("allocations"))
-		for _, maker := range vectorEngines(t) {
+		for _, isa := range kernel.All() {
 			for threads := 1; threads <= 2; threads++ {
-				t.Run(fmt.Sprintf("%s/%s/%d", m.name, maker.Name, threads), func(t *testing.T) {
-					e, err := maker.New(net, threads)
+				t.Run(fmt.Sprintf("%s/%s/%d", m.name, isa.Name(), threads), func(t *testing.T) {
+					e, err := NewVector(net, isa, threads)
 					if err != nil {
 						t.Fatal(err)
 					}
