@@ -13,13 +13,20 @@ PROTO_OUT ?= .
 # The nearest tag and commit; a tree without git or commits is "dev".
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test bench lint proto clean
+.PHONY: build test cuda test-cuda bench lint proto clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/minerd ./cmd/minerd
 
 test:
 	go test ./...
+
+# With the CUDA engine: needs a C compiler, its test a C++ compiler; no SDK, no GPU.
+cuda:
+	VERSION='$(VERSION)' scripts/cuda.sh
+
+test-cuda:
+	scripts/cuda.sh test
 
 # For flags: make bench BENCH='--models vgg --json'.
 bench:

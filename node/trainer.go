@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -18,8 +19,11 @@ type Device struct {
 	Engine func(*nn.Net) (nn.Engine, error)
 }
 
-// CPU is this machine's processor with so many threads.
+// CPU is this machine's processor with so many threads; 0 is all cores.
 func CPU(threads int) Device {
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
 	return Device{"cpu", func(net *nn.Net) (nn.Engine, error) { return nn.NewEngine(net, threads) }}
 }
 

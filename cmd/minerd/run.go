@@ -12,7 +12,6 @@ import (
 
 	"github.com/descentnet/minerd/chain"
 	"github.com/descentnet/minerd/chain/specfile"
-	"github.com/descentnet/minerd/gpu"
 	"github.com/descentnet/minerd/node"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -25,6 +24,7 @@ type runFlags struct {
 	payout                       string
 	threads                      int
 	device                       string
+	trials                       int
 	listen, bootstrap            []string
 	mdns                         bool
 	logLevel, logFormat          string
@@ -44,7 +44,8 @@ func runCommand() *cobra.Command {
 	fs.BoolVar(&f.mine, "mine", false, "train for blocks")
 	fs.StringVar(&f.payout, "payout", "", "address that rewards are paid to (default: that of payout.key in the data directory)")
 	fs.IntVar(&f.threads, "threads", 0, "threads that training and verifying use (default: all cores)")
-	fs.StringVar(&f.device, "device", "cpu", "what to train on: cpu or cuda")
+	fs.StringVar(&f.device, "device", "auto", deviceHelp)
+	fs.IntVar(&f.trials, "trials", 0, "trials that a CUDA device trains at once (default: as many as suit it)")
 	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 27182, IPv4 and IPv6)")
 	fs.StringSliceVar(&f.bootstrap, "bootstrap", nil, "multiaddresses of peers to join, with /p2p/ID at the end")
 	fs.BoolVar(&f.mdns, "mdns", true, "find peers on the local network")
@@ -79,15 +80,11 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	switch f.device {
-	case "cpu":
-	case "cuda":
-		return fmt.Errorf("--device cuda: %w", gpu.ErrNotBuilt)
-	default:
-		return fmt.Errorf("--device %q: there are cpu and cuda", f.device)
-	}
 	if f.threads < 0 || f.threads > 1024 {
 		return fmt.Errorf("--threads %d: allowed are 0 (all cores) to 1024", f.threads)
+	}
+	if f.trials < 0 || f.trials > 4096 {
+		return fmt.Errorf("--trials %d: allowed are 0 (as many as suit the device) to 4096", f.trials)
 	}
 	dir, err := dataDirOf(f.dataDir, net)
 	if err != nil {
@@ -103,13 +100,17 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 			return fmt.Errorf("--payout: %w", err)
 		}
 	}
+	devices, err := trainOn(f.device, f.threads, f.trials, log)
+	if err != nil {
+		return err
+	}
 	var nonce [8]byte
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return err
 	}
 	n, err := node.Open(cmd.Context(), node.Config{
 		Network: net, DataDir: dir, DatasetDir: f.datasetDir,
-		Mine: f.mine, Payout: payout, Nonce: binary.LittleEndian.Uint64(nonce[:]), Threads: f.threads,
+		Mine: f.mine, Payout: payout, Nonce: binary.LittleEndian.Uint64(nonce[:]), Devices: devices, Threads: f.threads,
 		Models: chain.DefaultModelLimits,
 		Peers: &node.PeersConfig{
 			Key: id.peer, Listen: f.listen, Bootstrap: f.bootstrap, MDNS: f.mdns, AddressBook: filepath.Join(dir, "peers.json"),

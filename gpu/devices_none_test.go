@@ -1,3 +1,5 @@
+//go:build !cuda
+
 package gpu
 
 import (
@@ -15,8 +17,11 @@ func TestDevicesWithoutCUDA(t *testing.T) {
 	if wrapped := fmt.Errorf("listing devices: %w", err); !errors.Is(wrapped, ErrNotBuilt) {
 		t.Errorf("error = %v, want ErrNotBuilt", err)
 	}
-	const want = "built without CUDA: this version trains on the CPU alone"
+	const want = "built without CUDA: build with -tags cuda (make cuda) to train on a GPU"
 	if err == nil || err.Error() != want {
 		t.Errorf("message = %v, want %q", err, want)
+	}
+	if m, err := openCUDA(0, ""); m != nil || !errors.Is(err, ErrNotBuilt) {
+		t.Errorf("openCUDA = %v, %v, want ErrNotBuilt", m, err)
 	}
 }

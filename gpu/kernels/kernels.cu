@@ -1,0 +1,13 @@
+// kernels.cu: all kernels as one source, so that one PTX comes out.
+#include "dense_forward.cu"
+#include "dense_input_gradient.cu"
+#include "dense_update.cu"
+#include "conv_forward.cu"
+#include "conv_input_gradient.cu"
+#include "conv_weight_gradient.cu"
+#include "conv_update.cu"
+#include "pool.cu"
+#include "loss.cu"
+#include "gather.cu"
+#include "state.cu"
+#include "sha.cu"
