@@ -188,10 +188,10 @@ func (m *cudaMachine) release() error {
 			errs = append(errs, fmt.Errorf("%s: %w", what, driver.Check(err)))
 		}
 	}
+	if m.lost == nil && m.stream != (cu.Stream{}) {
+		m.note(wrap("end the work", m.stream.Synchronize()))
+	}
 	if m.lost == nil {
-		if m.stream != (cu.Stream{}) {
-			do("end the work", m.stream.Synchronize())
-		}
 		for g := range m.graphs {
 			do("free a graph", g.ready.Destroy())
 		}

@@ -92,7 +92,7 @@ func TestDevices(t *testing.T) {
 	t.Setenv("FAKECUDA_MEMORY", "1073741824")
 	devices, err := Devices()
 	noError(t, err)
-	want := Device{Index: 1, Name: "Fake GPU", UUID: "GPU-fafafafa-fafa-fafa-fafa-fafafafafa01", Major: 6, MemoryBytes: 1 << 30, SMs: 4,
+	want := Device{Index: 1, Name: "Fake GPU", UUID: "GPU-fafafafa-fafa-fafa-fafa-fafafafafa01", Major: 6, MemoryBytes: 1 << 30, SMs: 4, ClockMHz: 1000,
 		PCIBusID: "0000:02:00.0", DriverVersion: "12.4"}
 	if len(devices) != 2 || devices[1] != want {
 		t.Errorf("devices = %v, want the second to be %v", devices, want)
@@ -125,12 +125,10 @@ func TestOpenErrors(t *testing.T) {
 // Copies of all sizes about that of the staging buffers, and what lies beside them.
 func TestCopies(t *testing.T) {
 	m := openTest(t, 0)
-	r := rand.New(rand.NewPCG(1, 2))
+	r := rand.NewChaCha8([32]byte{1})
 	for _, n := range []int{1, 4, 4096, stagingBytes - 1, stagingBytes, stagingBytes + 1, 2 * stagingBytes, 5*stagingBytes + 12345} {
 		src, dst := make([]byte, n), make([]byte, n)
-		for i := range src {
-			src[i] = byte(r.Uint32())
-		}
+		_, _ = r.Read(src) // never fails
 		p := allocTest(t, m, n+8)
 		noError(t, m.ToDevice(p, bytes.Repeat([]byte{7}, n+8)))
 		noError(t, m.ToDevice(p+4, src))
@@ -427,12 +425,19 @@ func TestClose(t *testing.T) {
 
 // Close says what nobody has asked for yet.
 func TestCloseReportsErrors(t *testing.T) {
-	fake.Use(t)
+	fakeOnly(t)
 	m, err := openCUDA(0, kernels.PTX)
 	noError(t, err)
 	noError(t, m.Launch("set_scalars", [3]int{1, 1, 1}, [3]int{4096, 1, 1}, 0, 0, 0, 0, 0, 0, 0))
 	if err := m.Close(); err == nil || !strings.Contains(err.Error(), "launch set_scalars") {
-		t.Errorf("Close: %v", err)
+		t.Errorf("Close after a launch that the driver refused: %v", err)
+	}
+	inject(t, "FAKECUDA_FAIL", "launch:1")
+	m, err = openCUDA(0, kernels.PTX)
+	noError(t, err)
+	noError(t, setScalars(m, allocTest(t, m, 16), 1, [4]uint32{}))
+	if err := m.Close(); !errors.Is(err, ErrDeviceLost) || strings.Count(err.Error(), "\n") > 0 {
+		t.Errorf("Close after a launch that failed: %v, want ErrDeviceLost in one line", err)
 	}
 }
 

@@ -65,9 +65,13 @@ func describe(ordinal int) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
+	clock := 0 // for people: a driver that does not tell it any more does no harm
+	if c, err := dev.Attributes(cu.ClockRate); err == nil {
+		clock = c[0] / 1000
+	}
 	v := cu.Version() // 1000 major + 10 minor
 	return Device{
-		Index: ordinal, Name: name, UUID: "GPU-" + uuid.String(), Major: a[0], Minor: a[1], MemoryBytes: uint64(memory), SMs: a[2],
+		Index: ordinal, Name: name, UUID: "GPU-" + uuid.String(), Major: a[0], Minor: a[1], MemoryBytes: uint64(memory), SMs: a[2], ClockMHz: clock,
 		PCIBusID: bus, DriverVersion: fmt.Sprintf("%d.%d", v/1000, v%1000/10),
 	}, nil
 }
@@ -87,7 +91,8 @@ func kindOf(err error) error {
 		return fmt.Errorf("%w: %w", ErrOutOfMemory, err)
 	case driver.IllegalAddress, driver.LaunchTimeout, driver.ContextIsDestroyed, driver.Assert, driver.HardwareStackError,
 		driver.IllegalInstruction, driver.MisalignedAddress, driver.InvalidAddressSpace, driver.InvalidPC, driver.LaunchFailed,
-		driver.ECCUncorrectable, driver.NVLinkUncorrectable, driver.DeviceUnavailable, driver.ExternalDevice, driver.Contained, driver.Unknown:
+		driver.ECCUncorrectable, driver.NVLinkUncorrectable, driver.DeviceUnavailable,
+		driver.Contained, driver.MPSClientTerminated, driver.ExternalDevice, driver.Unknown:
 		return fmt.Errorf("%w: %w", ErrDeviceLost, err)
 	}
 	return err

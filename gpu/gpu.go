@@ -13,6 +13,7 @@ type Device struct {
 	Major, Minor  int    // compute capability
 	MemoryBytes   uint64 // total device memory
 	SMs           int    // streaming multiprocessors
+	ClockMHz      int    // highest clock of these
 	PCIBusID      string // such as "0000:3b:00.0"
 	DriverVersion string // the newest version of CUDA that the driver knows, such as "12.4"
 }

@@ -60,8 +60,8 @@ replace() {
 # Our folders come first, lest a libcuda.so of an installed SDK be linked.
 environment() {
 	echo "export CGO_ENABLED=1"
-	echo "export CGO_CFLAGS='-O2 -I$made/include'"
-	echo "export CGO_LDFLAGS='-L$made/lib'"
+	echo "export CGO_CFLAGS='-O2 \"-I$made/include\"'"
+	echo "export CGO_LDFLAGS='\"-L$made/lib\"'"
 }
 
 compiler "$(go env CC)" "gcc libc6-dev"
@@ -76,7 +76,7 @@ test)
 	shift
 	compiler "$(go env CXX)" g++
 	gpu/fake/build.sh "$made/fake/libcuda.so.1"
-	[ $# -gt 0 ] || set -- ./gpu/...
+	[ $# -gt 0 ] || set -- ./gpu ./gpu/internal/driver
 	# Between two barriers the threads of a block may run in any order.
 	for order in forward backward shuffled; do
 		echo "threads $order"

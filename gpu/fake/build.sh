@@ -13,7 +13,8 @@ command -v "$cxx" >/dev/null || { echo "build.sh: no $cxx: a C++ compiler is nee
 if [ -e "$out" ] && [ -z "$(find "$here" "$kernels" -newer "$out" \( -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name build.sh \))" ]; then
 	exit 0
 fi
-eval "$("$here/../../scripts/cuda.sh" env)" # where cuda.h is
+root=$here/../..
+"$root/scripts/cuda.sh" env >/dev/null # which makes cuda.h
 case $("$cxx" -dumpmachine) in
 x86_64*) machine=-mfma ;; # the fused multiply-add as an instruction
 *) machine= ;;
@@ -22,10 +23,9 @@ mkdir -p "$(dirname "$out")"
 new=$(mktemp "$out.XXXXXX") started=$(mktemp)
 trap 'rm -f "$new" "$started"' EXIT
 # No operation may be contracted or reordered. UNROLL is a hint for other compilers.
-# shellcheck disable=SC2086 # both are lists of words
-"$cxx" -std=c++17 $CGO_CFLAGS -O3 $machine -ffp-contract=off -fno-fast-math -fno-strict-aliasing -fPIC -shared -fvisibility=hidden \
+"$cxx" -std=c++17 -O3 ${machine:+"$machine"} -ffp-contract=off -fno-fast-math -fno-strict-aliasing -fPIC -shared -fvisibility=hidden \
 	-Wall -Wextra -Wno-unknown-pragmas -Wl,-soname,libcuda.so.1 -Wl,-z,defs \
-	-I"$kernels" "$here/libcuda.cpp" "$here/host.cpp" -o "$new"
+	-I"$kernels" -I"$root/bin/cuda/include" "$here/libcuda.cpp" "$here/host.cpp" -o "$new"
 chmod 755 "$new"
 touch -r "$started" "$new" # what changed meanwhile is newer
 mv "$new" "$out"

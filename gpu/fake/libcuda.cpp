@@ -297,6 +297,7 @@ API cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice) {
   case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 6; return CUDA_SUCCESS;
   case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; return CUDA_SUCCESS;
   case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 4; return CUDA_SUCCESS;
+  case CU_DEVICE_ATTRIBUTE_CLOCK_RATE: *value = 1000000; return CUDA_SUCCESS; // kHz
   default: return complain(CUDA_ERROR_INVALID_VALUE, "an attribute that it does not have");
   }
 }

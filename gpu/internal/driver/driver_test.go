@@ -44,7 +44,7 @@ func TestLoad(t *testing.T) {
 	if err := Check(nil); err != nil {
 		t.Errorf("Check(nil) = %v", err)
 	}
-	if err := errors.New("other"); Check(err) != err {
+	if err := errors.New("other"); !errors.Is(Check(err), err) {
 		t.Errorf("Check(%v) = %v", err, Check(err))
 	}
 }

@@ -16,10 +16,8 @@ type Result int
 // The Results that callers tell apart. Those of IllegalAddress to Unknown are
 // "sticky": every later call in the context returns them too.
 const (
-	InvalidValue        Result = C.CUDA_ERROR_INVALID_VALUE
 	OutOfMemory         Result = C.CUDA_ERROR_OUT_OF_MEMORY
 	NoDevice            Result = C.CUDA_ERROR_NO_DEVICE
-	NotFound            Result = C.CUDA_ERROR_NOT_FOUND
 	PrimaryContextInUse Result = C.CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE
 
 	IllegalAddress      Result = C.CUDA_ERROR_ILLEGAL_ADDRESS
@@ -35,8 +33,9 @@ const (
 	ECCUncorrectable    Result = C.CUDA_ERROR_ECC_UNCORRECTABLE
 	NVLinkUncorrectable Result = C.CUDA_ERROR_NVLINK_UNCORRECTABLE
 	DeviceUnavailable   Result = 46  // from CUDA 11.7 on: the header has it not
-	ExternalDevice      Result = 911 // from CUDA 11.4 on
-	Contained           Result = 721 // from CUDA 12.8 on: a fault that ended this process's work alone
+	Contained           Result = 226 // from CUDA 12.8 on: a fault that ended this process's work alone
+	MPSClientTerminated Result = 809 // from CUDA 11.8 on
+	ExternalDevice      Result = 911 // from CUDA 12.0 on
 	Unknown             Result = C.CUDA_ERROR_UNKNOWN
 )
 

@@ -71,17 +71,17 @@ var (
 // statement reads a label or an instruction with its guard.
 func (p *parser) statement() {
 	p.start = p.line
-	guard := -1
-	if p.accept("@") {
-		skip := opBraUnless
-		if p.accept("!") {
-			skip = opBraIf
-		}
-		guard = len(p.k.code)
-		p.emit(instr{op: skip, a: p.source(pred)})
+	guarded := p.accept("@")
+	branch, skip := opBraIf, opBraUnless
+	if guarded && p.accept("!") {
+		branch, skip = skip, branch
+	}
+	var guard uint16
+	if guarded {
+		guard = p.source(pred)
 	}
 	op := p.word()
-	if guard < 0 && p.tok == ":" {
+	if !guarded && p.tok == ":" {
 		p.next()
 		if _, ok := p.labels[op]; ok {
 			p.fail(ErrSyntax, "label %s is there twice", op)
@@ -89,11 +89,22 @@ func (p *parser) statement() {
 		p.labels[op] = len(p.k.code)
 		return
 	}
-	p.instruction(op)
-	p.expect(";")
-	if guard >= 0 && p.err == nil {
-		p.k.code[guard].imm = int64(len(p.k.code))
+	at := len(p.k.code)
+	switch {
+	case op == "bra" || op == "bra.uni":
+		p.jumps = append(p.jumps, jump{at, p.word(), p.start})
+		if !guarded {
+			branch = opBra
+		}
+		p.emit(instr{op: branch, a: guard})
+	case guarded:
+		p.emit(instr{op: skip, a: guard})
+		p.instruction(op)
+		p.k.code[at].imm = int64(len(p.k.code))
+	default:
+		p.instruction(op)
 	}
+	p.expect(";")
 }
 
 // instruction reads the operands of an instruction of this name and emits it.
@@ -101,10 +112,6 @@ func (p *parser) instruction(op string) {
 	switch op {
 	case "ret", "exit":
 		p.emit(instr{op: opRet})
-		return
-	case "bra", "bra.uni":
-		p.jumps = append(p.jumps, jump{len(p.k.code), p.word(), p.start})
-		p.emit(instr{op: opBra})
 		return
 	case "bar.sync", "barrier.sync", "barrier.sync.aligned":
 		if n := p.word(); n != "0" || p.tok == "," {

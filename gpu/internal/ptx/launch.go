@@ -5,19 +5,14 @@ import (
 	"slices"
 )
 
-// A thread's state outside its frame of registers and presets.
-type thread struct {
-	pc int // next instruction
-}
-
 // A launch runs the blocks of one kernel one after the other, and the threads of a block in turn from barrier to barrier.
 type launch struct {
 	k      *kernel
 	mem    *Memory
 	spaces [numSpaces]space
 	moment
-	grid, dims, id [3]int // id of the block that runs
-	threads        []thread
+	grid, dims, id [3]int   // id of the block that runs
+	next           []int    // of every thread: the instruction where it goes on, or ended
 	frames         []uint64 // of all threads, one after the other
 	frame          int      // length of one
 	template       []uint64 // a frame at the block's beginning, without the thread's id
@@ -59,8 +54,8 @@ func (m *Module) prepare(mem *Memory, name string, grid, block [3]int, args []ui
 	l := &launch{k: k, mem: mem, grid: grid, dims: block, frame: k.regs + len(k.presets)}
 	mem.frames = slices.Grow(mem.frames[:0], n*l.frame)[:n*l.frame]
 	mem.local = slices.Grow(mem.local[:0], n*k.local)[:n*k.local]
-	mem.threads = slices.Grow(mem.threads[:0], n)[:n]
-	l.frames, l.local, l.threads = mem.frames, mem.local, mem.threads
+	mem.next = slices.Grow(mem.next[:0], n)[:n]
+	l.frames, l.local, l.next = mem.frames, mem.local, mem.next
 
 	l.template = make([]uint64, l.frame)
 	for i := range k.regs {
@@ -132,7 +127,7 @@ func (l *launch) run(order Order) error {
 			l.tid[p.value] = l.k.regs + i
 		}
 	}
-	threads := make([]int32, len(l.threads))
+	threads := make([]int32, len(l.next))
 	perm := order.permuter()
 	perm.first(threads)
 	blocks := make([]int32, l.grid[0]*l.grid[1]*l.grid[2])
@@ -169,8 +164,8 @@ func (l *launch) begin() {
 			l.template[l.k.regs+i] = uint64(values[p.value])
 		}
 	}
-	for t := range l.threads {
-		l.threads[t] = thread{}
+	for t := range l.next {
+		l.next[t] = 0
 		frame := l.frames[t*l.frame : (t+1)*l.frame]
 		copy(frame, l.template)
 		place := position(t, l.dims)
@@ -193,18 +188,17 @@ func (l *launch) runBlock(order []int32, perm *permuter) error {
 			if l.k.local > 0 {
 				local.segs[0].data = l.local[t*l.k.local : (t+1)*l.k.local]
 			}
-			th := &l.threads[t]
-			pc := l.step(th.pc, l.frames[t*l.frame:(t+1)*l.frame])
+			pc := l.step(l.next[t], l.frames[t*l.frame:(t+1)*l.frame])
 			if l.fault != nil {
 				return fmt.Errorf("block %v thread %v line %d: %w", l.id, position(t, l.dims), l.k.code[pc].line, l.fault)
 			}
-			th.pc = pc
-			if at := l.threads[first].pc; pc != at {
+			l.next[t] = pc
+			if at := l.next[first]; pc != at {
 				return fmt.Errorf("block %v: %w: thread %v %s, thread %v %s", l.id, ErrDivergence,
 					position(first, l.dims), l.whereabouts(at), position(t, l.dims), l.whereabouts(pc))
 			}
 		}
-		if l.threads[first].pc == ended {
+		if l.next[first] == ended {
 			return nil
 		}
 		l.mem.phase++

@@ -35,7 +35,7 @@ const (
 	alignment = 256 // of device memory, as of the driver's own
 )
 
-// A segment is one array. Its shadow remembers per granule who used it last; see racing.
+// A segment is one array. Its shadow remembers per granule who used it last; see Races.
 type segment struct {
 	base        uint64
 	data        []byte // nil: freed
@@ -52,10 +52,10 @@ type Memory struct {
 	used    int
 	segs    []*segment
 	modules map[*Module][]uint64 // addresses of the modules' global variables
-	phase   uint64               // counts launches, blocks and barriers; see racing
-	frames  []uint64             // kept for the next launch
+	phase   uint64               // counts launches, blocks and barriers; see Races
+	frames  []uint64             // this and the next two are kept for the next launch
 	local   []byte
-	threads []thread
+	next    []int
 }
 
 // Alloc returns the address of fresh memory, a multiple of 256. All its bits are set. It fails with ErrOutOfMemory.
@@ -147,9 +147,11 @@ func (m *Memory) load(mod *Module) ([]uint64, error) {
 	return addresses, nil
 }
 
+// fill sets all bits.
 func fill(b []byte) {
-	for i := range b {
-		b[i] = 0xff
+	n := copy(b, "\xff")
+	for n < len(b) {
+		n += copy(b[n:], b[:n])
 	}
 }
 
@@ -191,7 +193,7 @@ func (s *space) explain(address, n uint64) string {
 	return fmt.Sprintf("%d bytes at %#x are not inside the array of %d bytes at %#x%s", n, address, seg.size, seg.base, state)
 }
 
-// Races.
+// Races
 //
 // Every launch, block and barrier begins a new phase, numbered by Memory.phase. Two accesses of one granule by two threads
 // race if at least one writes and nothing orders them: the threads are of different blocks of a launch, or no barrier lies

@@ -559,6 +559,15 @@ func TestMemoryInstructions(t *testing.T) {
 	}
 }
 
+func TestConstantMemoryIsNotWritten(t *testing.T) {
+	m := parse(t, header+".const .align 4 .u32 c = 7; .entry k() {"+registers+"mov.u64 %rd1, c; cvta.const.u64 %rd1, %rd1; ld.u32 %r1, [%rd1]; st.u32 [%rd1], %r1; }")
+	var mem Memory
+	err := m.Launch(&mem, "k", [3]int{1, 1, 1}, [3]int{1, 1, 1}, nil, Forward)
+	if !errors.Is(err, ErrAddress) || !strings.Contains(err.Error(), "store to constant memory") {
+		t.Error(err)
+	}
+}
+
 func TestMemory(t *testing.T) {
 	mem := Memory{Limit: 1000}
 	a, err := mem.Alloc(600)
@@ -634,7 +643,8 @@ func TestOrder(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(clangPTX)
+	f.Add(inKernel("cvt.rn.f32.s16 %f1, %rs1; fma.rn.f32 %f1, %f2, %f3, %f1; mad.hi.s32 %r1, %r2, 7, %r3; mul.wide.s16 %r1, %rs2, -3; bar.sync 0;"))
+	f.Add(inKernel(".shared .align 8 .b8 s[16]; st.shared.v2.u32 [s+8], {%r1, 5}; .local .b32 d; mov.u64 %rd1, d; cvta.local.u64 %rd2, %rd1; ld.u8 %rs1, [%rd2];"))
 	f.Add(inKernel("L: @%p1 bra L; ld.global.v4.f32 {%f1,%f2,%f3,%f4}, [%rd1+-16]; { .reg .b32 t; mov.b64 {t, _}, %rd1; }"))
 	f.Add(header + ".global .align 4 .b8 x[8] = {1, 0x2, 03};\n.const .f32 c = 0f3F800000;\n.entry k() .maxntid 8 { .reg .pred %p; mov.pred %p, -1; }")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -332,31 +332,17 @@ func permute(v, selector uint64) uint64 {
 
 // extract is bfe: n bits of a from position at, extended with zeros or, if signed, with the topmost bit of the field.
 func extract(a, at, n, width uint64, signed bool) uint64 {
-	all := ^uint64(0) >> (64 - width)
-	v := a >> at
-	if n < width {
-		v &= 1<<n - 1
+	low := uint64(1)<<min(n, width-min(at, width)) - 1 // the bits of the result that a has
+	v := a >> at & low
+	if signed && n > 0 && a>>min(at+n-1, width-1)&1 != 0 {
+		v |= ^low
 	}
-	if signed && n > 0 && n < width && a>>min(at+n-1, width-1)&1 != 0 {
-		v |= all << min(n, width-at) & all
-		if at >= width {
-			v = all
-		}
-	}
-	if signed && n >= width && a>>(width-1)&1 != 0 {
-		v |= all &^ (all >> at)
-	}
-	return v & all
+	return v & (^uint64(0) >> (64 - width))
 }
 
 // insert is bfi: b with n of its bits from position at replaced by a's low ones.
 func insert(a, b, at, n, width uint64) uint64 {
-	all := ^uint64(0) >> (64 - width)
-	field := (uint64(1)<<n - 1) << at
-	if n >= 64 {
-		field = ^uint64(0) << at
-	}
-	field &= all
+	field := (uint64(1)<<n - 1) << at & (^uint64(0) >> (64 - width))
 	return b&^field | a<<at&field
 }
 
