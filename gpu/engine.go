@@ -2,10 +2,12 @@ package gpu
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -292,19 +294,16 @@ func (s *scalars) words(kind nn.OptimizerKind) []uint32 {
 // gives the scalars after the last step.
 func (e *engine) prepare(start *nn.State, data nn.Samples, trials []nn.Trial) (after scalars, err error) {
 	batch, steps := e.net.Model.Batch, trials[0].Steps
-	draw := make([]int, batch)
-	if err := e.grow(&e.index, 4*len(trials)*steps*batch); err != nil {
+	perTrial := 4 * steps * batch
+	if err := e.grow(&e.index, len(trials)*perTrial); err != nil {
 		return after, err
 	}
-	e.host = e.host[:0]
-	for _, t := range trials {
-		for s := range steps {
-			nn.DrawBatch(t.BatchSeed(uint32(s)), data.Len(), draw)
-			for _, i := range draw {
-				e.word(uint32(i))
-			}
-		}
+	e.host = slices.Grow(e.host[:0], len(trials)*perTrial)[:len(trials)*perTrial]
+	var drawing sync.WaitGroup
+	for i, t := range trials { // at once: the device waits for it
+		drawing.Go(func() { drawTrial(t, data.Len(), batch, e.host[i*perTrial:(i+1)*perTrial]) })
 	}
+	drawing.Wait()
 	if err := e.m.ToDevice(e.index.at, e.host); err != nil {
 		return after, err
 	}
@@ -324,8 +323,19 @@ func (e *engine) prepare(start *nn.State, data nn.Samples, trials []nn.Trial) (a
 	return after, e.upload(start, len(trials))
 }
 
+// drawTrial writes the samples of all batches of a trial, as 32-bit words.
+func drawTrial(t nn.Trial, samples, batch int, to []byte) {
+	draw := make([]int, batch)
+	for s := range t.Steps {
+		nn.DrawBatch(t.BatchSeed(uint32(s)), samples, draw)
+		for i, sample := range draw {
+			binary.LittleEndian.PutUint32(to[4*(s*batch+i):], uint32(sample))
+		}
+	}
+}
+
 func (e *engine) word(w uint32) {
-	e.host = append(e.host, byte(w), byte(w>>8), byte(w>>16), byte(w>>24))
+	e.host = binary.LittleEndian.AppendUint32(e.host, w)
 }
 
 // upload gives a state to the first trials.

@@ -22,7 +22,7 @@ func (s Samples) Len() int { return len(s.Labels) }
 // Trial says how to train: which batches, for how many steps, and which state roots to report on the way.
 type Trial struct {
 	Steps int
-	// BatchSeed gives the seed under which the batch of step s (from 0) is drawn.
+	// BatchSeed gives the seed under which the batch of step s (from 0) is drawn. Several goroutines may call it at once.
 	BatchSeed func(s uint32) [32]byte
 	// EarlyRoots asks for the state roots after steps 1, 2, 4, 8, ... below Steps. Roots cost time, so a miner
 	// leaves them out until a trial wins.
