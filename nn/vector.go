@@ -212,13 +212,25 @@ func (e *vector) forward() {
 
 // update takes the optimizer's step on the parameters from at on, with their gradients.
 func (e *vector) update(at int, g []float32) {
+	step := e.updateLater(at, g)
+	e.finish(&step)
+}
+
+// updateLater is update, but leaves a step of Adam to be done.
+func (e *vector) updateLater(at int, g []float32) kernel.AdamStep {
 	end := at + len(g)
 	s := e.state
 	if e.net.Model.Optimizer.Kind == Adam {
-		e.isa.Adam(s.Params[at:end], s.First[at:end], s.Second[at:end], g, &e.adam)
-	} else {
-		e.isa.SGD(s.Params[at:end], s.First[at:end], g, &e.sgd)
+		return kernel.AdamStep{W: s.Params[at:end], M: s.First[at:end], V: s.Second[at:end], G: g, C: &e.adam}
 	}
+	e.isa.SGD(s.Params[at:end], s.First[at:end], g, &e.sgd)
+	return kernel.AdamStep{}
+}
+
+// finish does what is left of a step.
+func (e *vector) finish(step *kernel.AdamStep) {
+	e.isa.Adam(step.W, step.M, step.V, step.G, step.C)
+	*step = kernel.AdamStep{}
 }
 
 func (e *vector) Evaluate(ctx context.Context, s *State, data Samples) (float32, int, error) {

@@ -24,13 +24,15 @@ type vectorDense struct {
 	biasGradient []float32
 	scratch      []denseScratch // of each worker
 	backwardPart func(worker, item int)
+	backwardEnd  func(worker int)
 }
 
 // denseScratch holds what one worker makes of some rows of the weights: their gradients, which are used up while they
 // are in the cache, and the gradients by their inputs.
 type denseScratch struct {
-	weights []float32 // [rows][Units]
-	inputs  []float32 // [rows][batch]
+	weights, before []float32       // [rows][Units]; before: of the rows before these
+	inputs          []float32       // [rows][batch]
+	step            kernel.AdamStep // on the rows before these
 }
 
 func (e *vector) newDense(l *NetLayer, in, out *tensor, gin, gout *gradients) *vectorDense {
@@ -46,9 +48,12 @@ func (e *vector) newDense(l *NetLayer, in, out *tensor, gin, gout *gradients) *v
 		biasGradient: make([]float32, units),
 	}
 	for range e.threads {
-		d.scratch = append(d.scratch, denseScratch{make([]float32, d.rows*units), make([]float32, d.rows*n)})
+		d.scratch = append(d.scratch, denseScratch{
+			weights: make([]float32, d.rows*units), before: make([]float32, d.rows*units), inputs: make([]float32, d.rows*n),
+		})
 	}
 	d.forwardPart, d.backwardPart = d.forwardItem, d.backwardItem
+	d.backwardEnd = func(worker int) { e.finish(&d.scratch[worker].step) }
 	return d
 }
 
@@ -106,13 +111,13 @@ func (d *vectorDense) backward() {
 	if d.small {
 		chunk = parts
 	}
-	d.e.workers.each(parts, chunk, d.backwardPart)
+	d.e.workers.eachThen(parts, chunk, d.backwardPart, d.backwardEnd)
 	d.e.isa.Sum(n, units, g, d.biasGradient)
 	d.e.update(d.l.BiasAt, d.biasGradient)
 }
 
-// backwardItem works on the weights of a few inputs: the gradients by these inputs, then those by the weights, then
-// the update, all while the weights are in the cache.
+// backwardItem works on the weights of a few inputs: the gradients by these inputs, then those by the weights, while
+// the weights are in the cache. A step of Adam waits for the worker's next item and is done beside its products.
 func (d *vectorDense) backwardItem(worker, item int) {
 	n, k, units := d.e.n, d.l.In.Size(), d.l.Units
 	first := item * d.rows
@@ -122,12 +127,14 @@ func (d *vectorDense) backwardItem(worker, item int) {
 	if d.gin != nil {
 		w, _ := d.l.weights(d.e.state.Params)
 		t := kernel.Rows{Data: s.inputs, Stride: n}
-		d.e.isa.Fold(rows, n, kernel.Rows{Data: w[first*units:], Stride: units}, d.outputs, kernel.Rows{Data: d.goutT, Stride: n}, t)
+		d.e.isa.FoldAdam(rows, n, kernel.Rows{Data: w[first*units:], Stride: units}, d.outputs, kernel.Rows{Data: d.goutT, Stride: n}, t, &s.step)
 		d.e.isa.Transpose(rows, n, kernel.Rows{Data: d.gin.data[first:], Stride: k}, t)
 	}
 	x := kernel.Rows{Data: d.in.data[d.in.start+first:], Stride: 1}
-	d.e.isa.Fold(rows, units, x, d.samples, kernel.Rows{Data: d.gout.data, Stride: units}, kernel.Rows{Data: s.weights, Stride: units})
-	d.e.update(d.l.WeightsAt+first*units, s.weights[:rows*units])
+	d.e.isa.FoldAdam(rows, units, x, d.samples, kernel.Rows{Data: d.gout.data, Stride: units}, kernel.Rows{Data: s.weights, Stride: units}, &s.step)
+	d.e.finish(&s.step)
+	s.step = d.e.updateLater(d.l.WeightsAt+first*units, s.weights[:rows*units])
+	s.weights, s.before = s.before, s.weights
 }
 
 // prefetch asks for what the work on the weights of inputs lo to hi-1 will meet in rows far apart. Parameters lie side

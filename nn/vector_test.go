@@ -245,7 +245,8 @@ func TestNewEngine(t *testing.T) {
 	}
 }
 
-// Each item is done once, whether workers find it while they look around or are woken up.
+// Each item is done once, and each worker finishes after its own, whether workers find them while they look around or
+// are woken up.
 func TestWorkers(t *testing.T) {
 	for _, spin := range []int{0, spinRounds} {
 		for threads := 1; threads <= 4; threads++ {
@@ -254,12 +255,16 @@ func TestWorkers(t *testing.T) {
 				for items := range 60 {
 					for chunk := 1; chunk < 5; chunk++ {
 						count := make([]int, items)
-						p.each(items, chunk, func(worker, item int) {
-							if worker < 0 || worker >= threads {
-								t.Errorf("worker %d of %d", worker, threads)
-							}
+						unfinished := make([]int, threads)
+						p.eachThen(items, chunk, func(worker, item int) {
 							count[item]++
-						})
+							unfinished[worker]++
+						}, func(worker int) { unfinished[worker] = 0 })
+						for worker, n := range unfinished {
+							if n != 0 {
+								t.Fatalf("worker %d did not finish after its %d items", worker, n)
+							}
+						}
 						for i, n := range count {
 							if n != 1 {
 								t.Fatalf("item %d of %d was done %d times", i, items, n)

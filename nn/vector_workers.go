@@ -22,6 +22,7 @@ type workers struct {
 	// closed.
 	gate  atomic.Int32
 	do    func(worker, item int)
+	then  func(worker int)
 	items int
 	chunk int
 	next  atomic.Int64 // first item that nobody has taken
@@ -53,13 +54,19 @@ func newWorkers(threads, spin int) *workers {
 // each calls do once for every item 0..items-1, chunk items at a time on one worker, and returns when all are done.
 // Which worker gets an item is a matter of chance, so no result may depend on it.
 func (p *workers) each(items, chunk int, do func(worker, item int)) {
+	p.eachThen(items, chunk, do, func(int) {})
+}
+
+// eachThen is each and has every worker call then when it finds no more items.
+func (p *workers) eachThen(items, chunk int, do func(worker, item int), then func(worker int)) {
 	if p.threads == 1 || items <= chunk {
 		for i := range items {
 			do(0, i)
 		}
+		then(0)
 		return
 	}
-	p.do, p.items, p.chunk = do, items, chunk
+	p.do, p.then, p.items, p.chunk = do, then, items, chunk
 	p.next.Store(0)
 	p.gate.Store(0)
 	p.call()
@@ -87,6 +94,7 @@ func (p *workers) work(worker int) {
 		hi := int(p.next.Add(int64(p.chunk)))
 		lo := hi - p.chunk
 		if lo >= p.items {
+			p.then(worker)
 			return
 		}
 		for i := lo; i < min(hi, p.items); i++ {

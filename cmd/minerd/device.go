@@ -43,7 +43,16 @@ func trainOn(list string, threads, trials int, log *zap.Logger) ([]node.Device, 
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		devices = append(devices, node.Device{Name: name, Engine: func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, index, trials) }})
+		found, err := gpu.Devices()
+		if err != nil {
+			return nil, err
+		}
+		uuid := found[index].UUID // NVML may count in another order
+		devices = append(devices, node.Device{
+			Name:      name,
+			Engine:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, index, trials) },
+			Telemetry: func() (gpu.Telemetry, error) { return gpu.ReadTelemetry(uuid) },
+		})
 	}
 	if len(devices) == 0 && list == "auto" {
 		return []node.Device{node.CPU(threads)}, nil
@@ -85,7 +94,7 @@ func deviceNames(list string, present func() ([]gpu.Device, error)) ([]string, e
 		case numbered:
 			i, bad := strconv.Atoi(number)
 			if bad != nil || i < 0 || strconv.Itoa(i) != number || i >= len(found) {
-				return nil, fmt.Errorf("--device %s: %s is not there; there are %d CUDA devices, counted from 0", list, name, len(found))
+				return nil, fmt.Errorf("--device %s: %s is not there; CUDA devices found: %d, counted from 0", list, name, len(found))
 			}
 			err = add(name)
 		default:

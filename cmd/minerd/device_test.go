@@ -27,7 +27,7 @@ func TestDeviceNames(t *testing.T) {
 		{"cuda:1", two, "cuda:1"},
 		{"cuda:1,cpu,cuda:0", two, "cuda:1 cpu cuda:0"},
 		{"cuda:0", none, "no working CUDA driver"},
-		{"cuda:2", two, "cuda:2 is not there; there are 2 CUDA devices"},
+		{"cuda:2", two, "cuda:2 is not there; CUDA devices found: 2"},
 		{"cuda:-1", two, "cuda:-1 is not there"},
 		{"cuda:01", two, "cuda:01 is not there"},
 		{"cuda:", two, "cuda: is not there"},

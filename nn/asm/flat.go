@@ -57,36 +57,61 @@ func (s isa) cutter() func(x reg.VecVirtual, signed bool) {
 	}
 }
 
+// adamAhead is how far ahead of its step Adam asks for what it will need, in bytes: the processor sees the three arrays
+// coming, but where they come from the third cache not early enough.
+const adamAhead = 2048
+
 func adam(s isa) {
 	s.begin("adam", "func(w, m, v, grad *float32, n uintptr, c *[4]float32)",
 		"is one step of Adam; c holds 1-beta1, 1-beta2, alpha, epsilon.")
 	w, m, v, g, n := param("w"), param("m"), param("v"), param("grad"), param("n")
-	c := s.broadcast(param("c"), 4)
-	cut := s.cutter()
+	step := s.adamStep(param("c"))
 	s.each(n, func(at func(reg.Register) Mem, mask reg.Register) {
-		gv, mv, vv, wv, t := s.vector(), s.vector(), s.vector(), s.vector(), s.vector()
-		s.load(at(g), gv, mask)
-		s.load(at(m), mv, mask)
-		s.load(at(v), vv, mask)
-		s.load(at(w), wv, mask)
-		VSUBPS(mv, gv, t) // m + (g - m)*c0
-		VMULPS(c[0], t, t)
-		VADDPS(t, mv, mv)
-		cut(mv, true)
-		s.store(mv, at(m), mask)
-		VMULPS(gv, gv, gv) // v + (g*g - v)*c1
-		VSUBPS(vv, gv, gv)
-		VMULPS(c[1], gv, gv)
-		VADDPS(gv, vv, vv)
-		cut(vv, false)
-		s.store(vv, at(v), mask)
-		VSQRTPS(vv, vv) // w - (m*alpha)/(sqrt(v) + epsilon)
-		VADDPS(c[3], vv, vv)
-		VMULPS(c[2], mv, mv)
-		VDIVPS(vv, mv, mv)
-		VSUBPS(mv, wv, wv)
-		s.store(wv, at(w), mask)
+		for _, p := range []reg.Register{w, m, v} {
+			PREFETCHT0(at(p).Offset(adamAhead))
+		}
+		for _, part := range step(at(w), at(m), at(v), at(g), mask) {
+			part()
+		}
 	})
+}
+
+const adamParts = 4
+
+// adamStep gives what emits a step of Adam on one vector, with the numbers that are given. It comes in parts, of which
+// each ends where a result takes long.
+func (s isa) adamStep(numbers reg.Register) func(w, m, v, g Mem, mask reg.Register) [adamParts]func() {
+	c := s.broadcast(numbers, 4)
+	cut := s.cutter()
+	return func(w, m, v, g Mem, mask reg.Register) [adamParts]func() {
+		gv, mv, vv, t := s.vector(), s.vector(), s.vector(), s.vector()
+		return [adamParts]func(){func() {
+			s.load(g, gv, mask)
+			s.load(v, vv, mask)
+			VMULPS(gv, gv, t) // v + (g*g - v)*c1
+			VSUBPS(vv, t, t)
+			VMULPS(c[1], t, t)
+			VADDPS(t, vv, vv)
+			cut(vv, false)
+			s.store(vv, v, mask)
+			VSQRTPS(vv, vv)
+		}, func() {
+			s.load(m, mv, mask)
+			VSUBPS(mv, gv, gv) // m + (g - m)*c0
+			VMULPS(c[0], gv, gv)
+			VADDPS(gv, mv, mv)
+			cut(mv, true)
+			s.store(mv, m, mask)
+		}, func() {
+			VADDPS(c[3], vv, vv) // (m*c2)/(sqrt(v) + c3)
+			VMULPS(c[2], mv, mv)
+			VDIVPS(vv, mv, mv)
+		}, func() {
+			s.load(w, t, mask)
+			VSUBPS(mv, t, t)
+			s.store(t, w, mask)
+		}}
+	}
 }
 
 func sgd(s isa) {

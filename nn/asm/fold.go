@@ -8,18 +8,40 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
+// The tile that takes a step of Adam along, and the terms for each of its vectors: with a batch of 32, dense layers have
+// as many.
+const (
+	adamRows  = 8
+	adamTerms = 4
+)
+
+// adamSpacing is how many of these terms follow each part of the step: the square root takes longest.
+var adamSpacing = [adamParts]int{2, 1, 1, 0}
+
 // foldBlock emits tiles of the fold product, one after another: one chain of fused multiply-adds per element of C,
-// all chains of a tile side by side in registers so that their latencies overlap.
-func foldBlock(s isa, p panel, rows int) {
-	s.begin(fmt.Sprintf("fold%dx%s", rows, p.name),
-		"func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr"+p.colsParam()+")",
-		fmt.Sprintf("is one block of a fold product, tiles > 0 times %d rows by %s, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.", rows, p.describe()))
-	a, strideA, strideB, c, tiles := param("a"), param("strideA"), param("strideB"), param("c"), param("tiles")
+// all chains of a tile side by side in registers so that their latencies overlap. With adam, the terms have parts of
+// Adam's step between them, on a vector in every adamTerms terms, until rest terms are left: division, square root and
+// memory take their time beside the multiply-adds, and no part waits so long that it holds these up.
+func foldBlock(s isa, p panel, rows int, adam bool) {
+	name, params, doc := fmt.Sprintf("fold%dx%s", rows, p.name), p.colsParam(), ""
+	if adam {
+		name, params = "foldAdam", ", w, m, v, grad *float32, numbers *[4]float32, rest uintptr"
+		doc = fmt.Sprintf(" A vector of Adam's step is done beside every %d terms of a tile, until rest terms are left.", adamTerms)
+	}
+	s.begin(name,
+		"func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr"+params+")",
+		fmt.Sprintf("is one block of a fold product, tiles > 0 times %d rows by %s, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements.%s", rows, p.describe(), doc))
+	a, strideA, strideB, c := param("a"), param("strideA"), param("strideB"), param("c")
 	mask := s.panelMask(p)
 	row := rowAddresses(strideA, rows)
 	acc := make([][]reg.VecVirtual, rows)
 	for i := range acc {
 		acc[i] = s.vectors(p.vectors)
+	}
+	var parts func() [adamParts]func()
+	var next func()
+	if adam {
+		parts, next = s.adamAlong()
 	}
 	Label("tile")
 	offsets, b, k := param("offsets"), param("b"), param("k")
@@ -28,26 +50,47 @@ func foldBlock(s isa, p panel, rows int) {
 			s.zero(v)
 		}
 	}
-	Label("term")
-	at := GP64()
-	MOVLQSX(Mem{Base: offsets}, at)
-	LEAQ(Mem{Base: a, Index: at, Scale: 4}, at)
-	bv := s.vectors(p.vectors)
-	for j := range bv {
-		s.load(Mem{Base: b, Disp: j * s.bytes()}, bv[j], mask)
-	}
-	for i := range acc {
-		x := s.vector()
-		VBROADCASTSS(row(at, i), x)
+	term := func() {
+		at := GP64()
+		MOVLQSX(Mem{Base: offsets}, at)
+		LEAQ(Mem{Base: a, Index: at, Scale: 4}, at)
+		bv := s.vectors(p.vectors)
 		for j := range bv {
-			VFMADD231PS(bv[j], x, acc[i][j])
+			s.load(Mem{Base: b, Disp: j * s.bytes()}, bv[j], mask)
 		}
+		for i := range acc {
+			x := s.vector()
+			VBROADCASTSS(row(at, i), x)
+			for j := range bv {
+				VFMADD231PS(bv[j], x, acc[i][j])
+			}
+		}
+		ADDQ(U8(4), offsets)
+		ADDQ(strideB, b)
 	}
-	ADDQ(U8(4), offsets)
-	ADDQ(strideB, b)
+	if adam {
+		CMPQ(k, argument("rest"))
+		JE(LabelRef("term"))
+		Label("terms")
+		for i, part := range parts() {
+			part()
+			for range adamSpacing[i] {
+				term()
+			}
+		}
+		next()
+		SUBQ(U8(adamTerms), k)
+		CMPQ(k, argument("rest"))
+		JNE(LabelRef("terms"))
+		TESTQ(k, k)
+		JZ(LabelRef("sums"))
+	}
+	Label("term")
+	term()
 	DECQ(k)
 	JNZ(LabelRef("term"))
 
+	Label("sums")
 	strideC, add, to := param("strideC"), param("add"), GP64()
 	MOVQ(c, to)
 	TESTQ(add, add)
@@ -79,9 +122,21 @@ func foldBlock(s isa, p panel, rows int) {
 	}
 	ADDQ(param("nextA"), a)
 	ADDQ(param("nextC"), c)
-	DECQ(tiles)
+	DECQ(argument("tiles"))
 	JNZ(LabelRef("tile"))
 	end()
+}
+
+// adamAlong gives what emits the parts of Adam's step on a vector, and what moves on to the next.
+func (s isa) adamAlong() (parts func() [adamParts]func(), next func()) {
+	step := s.adamStep(param("numbers"))
+	w, m, v, g := param("w"), param("m"), param("v"), param("grad")
+	for _, p := range []reg.Register{m, v, g} { // as distances from w, so that one pointer moves
+		SUBQ(w, p)
+	}
+	at := func(distance reg.Register) Mem { return Mem{Base: w, Index: distance, Scale: 1} }
+	return func() [adamParts]func() { return step(Mem{Base: w}, at(m), at(v), at(g), nil) },
+		func() { ADDQ(U8(s.bytes()), w) }
 }
 
 // rowAddresses gives the address of row i from a base: an odd multiple of the stride in a register, scaled by a power

@@ -244,6 +244,15 @@ func end() {
 // param loads an argument.
 func param(name string) reg.Register { return Load(Param(name), GP64()) }
 
+// argument is where an argument lies, for those that the registers do not suffice for.
+func argument(name string) Mem {
+	c, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return c.Addr
+}
+
 // each runs body over n elements: whole vectors, then what is left under a mask. The offset into the arrays, in
 // bytes, is given to body with the mask (nil for whole vectors).
 func (s isa) each(n reg.Register, body func(at func(base reg.Register) Mem, mask reg.Register)) {

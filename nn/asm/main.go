@@ -10,7 +10,7 @@ func main() {
 	for _, s := range []isa{avx512, avx2} {
 		for _, p := range panels {
 			for rows := 1; rows <= s.maxRows(p); rows++ {
-				foldBlock(s, p, rows)
+				foldBlock(s, p, rows, false)
 			}
 		}
 		for _, p := range panels {
@@ -27,6 +27,7 @@ func main() {
 		pixels(s)
 		peak(s)
 	}
+	foldBlock(avx512, panels[0], adamRows, true)
 	transpose8()
 	prefetch()
 	fmaScalar()

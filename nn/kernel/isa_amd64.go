@@ -24,6 +24,7 @@ var avx512 = &ISA{
 		one: {fold1x1AVX512, fold2x1AVX512, fold3x1AVX512, fold4x1AVX512, fold5x1AVX512, fold6x1AVX512, fold7x1AVX512, fold8x1AVX512, fold9x1AVX512, fold10x1AVX512, fold11x1AVX512, fold12x1AVX512, fold13x1AVX512, fold14x1AVX512},
 	},
 	foldTail:            []foldTailFunc{fold1xTailAVX512, fold2xTailAVX512, fold3xTailAVX512, fold4xTailAVX512, fold5xTailAVX512, fold6xTailAVX512, fold7xTailAVX512, fold8xTailAVX512, fold9xTailAVX512, fold10xTailAVX512, fold11xTailAVX512, fold12xTailAVX512, fold13xTailAVX512, fold14xTailAVX512},
+	foldAdam:            foldAdamAVX512,
 	addBias:             [2]biasFunc{addBias2AVX512, addBias1AVX512},
 	addBiasTail:         addBiasTailAVX512,
 	addBiasReLU:         [2]biasFunc{addBiasReLU2AVX512, addBiasReLU1AVX512},

@@ -20,6 +20,7 @@ type ISA struct {
 	// By the kind of panel; fold also by the tile's rows, from 1.
 	fold                 [2][]foldFunc
 	foldTail             []foldTailFunc
+	foldAdam             foldAdamFunc // adamRows rows of two vectors; nil: none
 	addBias, addBiasReLU [2]biasFunc
 	addBiasTail          biasTailFunc
 	addBiasReLUTail      biasTailFunc
@@ -50,6 +51,7 @@ const (
 type (
 	foldFunc                = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr)
 	foldTailFunc            = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC, cols uintptr)
+	foldAdamFunc            = func(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC, k, add, tiles, nextA, nextC uintptr, w, m, v, grad *float32, numbers *[4]float32, rest uintptr)
 	biasFunc                = func(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr, bias *float32, n uintptr)
 	biasTailFunc            = func(dst *float32, strideDst uintptr, src *float32, strideSrc uintptr, bias *float32, n, cols uintptr)
 	sumRowsFunc             = func(dst, x *float32, stride, n, add uintptr)
@@ -138,6 +140,40 @@ func (o Offsets) Cut(lo, hi int) Offsets { return Offsets{o.at[lo:hi], o.max} }
 func (s *ISA) Fold(m, n int, a Rows, terms Offsets, b, c Rows) {
 	s.FoldGroups(Groups{N: 1}, m, n, a, terms, b, c)
 }
+
+// FoldAdam is Fold and does the beginning of a step of Adam beside it, as much as goes along at little cost, which it
+// cuts off the step. The step's arrays must not overlap with those of the product.
+func (s *ISA) FoldAdam(m, n int, a Rows, terms Offsets, b, c Rows, step *AdamStep) {
+	tiles, width := m/adamRows, 2*s.lanes
+	for lo := 0; lo < terms.Len(); lo += BlockTerms {
+		block, b := terms.Cut(lo, min(lo+BlockTerms, terms.Len())), b.At(lo, 0)
+		j := 0
+		for s.foldAdam != nil && tiles > 0 && n-j >= width {
+			vectors := min(len(step.W)/s.lanes/tiles, block.Len()/adamTerms) // beside each tile
+			if vectors == 0 {
+				break
+			}
+			a.check("A", m, block.max+1)
+			b.check("B", block.Len(), n)
+			c.check("C", m, n)
+			x := step.cut(tiles * vectors * s.lanes)
+			s.foldAdam(&a.Data[0], bytes(a.Stride), &block.at[0], &b.Data[j], bytes(b.Stride), &c.Data[j], bytes(c.Stride),
+				uintptr(block.Len()), flag(lo > 0), uintptr(tiles), bytes(adamRows*a.Stride), bytes(adamRows*c.Stride),
+				&x.W[0], &x.M[0], &x.V[0], &x.G[0], x.C, uintptr(block.Len()-vectors*adamTerms))
+			j += width
+		}
+		if i := tiles * adamRows; i < m {
+			s.FoldBlock(Groups{N: 1}, m-i, j, a.At(i, 0), block, b, c.At(i, 0), lo > 0)
+		}
+		s.FoldBlock(Groups{N: 1}, m, n-j, a, block, b.At(0, j), c.At(0, j), lo > 0)
+	}
+}
+
+// The tile that takes Adam along, and its terms for each vector of Adam, as in package asm.
+const (
+	adamRows  = 8
+	adamTerms = 4
+)
 
 // Groups says that N products with the same B are wanted at once: A and C of each begin so many elements after those
 // of the one before.
@@ -335,6 +371,19 @@ func (s *ISA) Adam(w, m, v, g []float32, c *[4]float32) {
 		m, v, g = m[:n], v[:n], g[:n]
 		s.adam(&w[0], &m[0], &v[0], &g[0], uintptr(n), c)
 	}
+}
+
+// AdamStep is a call of Adam to come, or what is left of it.
+type AdamStep struct {
+	W, M, V, G []float32
+	C          *[4]float32
+}
+
+// cut takes the first n elements off.
+func (a *AdamStep) cut(n int) AdamStep {
+	first := AdamStep{a.W[:n], a.M[:n], a.V[:n], a.G[:n], a.C}
+	a.W, a.M, a.V, a.G = a.W[n:], a.M[n:], a.V[n:], a.G[n:]
+	return first
 }
 
 // SGD takes one step: u = u*c[0] - g*c[1], cut to +0 below 2^-96, w = w + u.

@@ -206,6 +206,52 @@ func relu(x float32) float32 {
 	return 0
 }
 
+func TestFoldAdam(t *testing.T) {
+	each(t, func(t *testing.T, s *ISA, r *source) {
+		for round := range 300 {
+			m, n, terms, params := 1+r.IntN(50), 1+r.IntN(5*s.Lanes()), 1+r.IntN(40), r.IntN(3000)
+			if round%5 == 0 {
+				terms = 250 + r.IntN(600)
+			}
+			what := fmt.Sprintf("m=%d n=%d terms=%d params=%d", m, n, terms, params)
+			a := Rows{r.values(3000, round%kinds), r.IntN(20)}
+			offsets := NewOffsets(terms, func(int) int { return r.IntN(2000) })
+			b := Rows{nil, n + r.IntN(5)}
+			b.Data = r.values((terms-1)*b.Stride+n, r.IntN(kinds))
+			c := Rows{nil, n + r.IntN(5)}
+			size := (m-1)*c.Stride + n
+			want := Rows{make([]float32, size), c.Stride}
+			var checks [4]func(*testing.T)
+			c.Data, checks[0] = guarded(make([]float32, size))
+
+			numbers := [4]float32{0.1, 0.001, r.Float32(), 1e-7}
+			kind := r.IntN(kinds)
+			values := func() []float32 { return r.values(params, kind) }
+			w, m1, m2, g := values(), values(), values(), values()
+			step := AdamStep{G: g, C: &numbers}
+			step.W, checks[1] = guarded(w)
+			step.M, checks[2] = guarded(m1)
+			step.V, checks[3] = guarded(m2)
+			gotW, gotM, gotV := step.W, step.M, step.V
+
+			s.FoldAdam(m, n, a, offsets, b, c, &step)
+			s.Fold(m, n, a, offsets, b, want)
+			same(t, what, c.Data, want.Data)
+			s.Adam(step.W, step.M, step.V, step.G, step.C)
+			s.Adam(w, m1, m2, g, &numbers)
+			same(t, what+": w", gotW, w)
+			same(t, what+": m", gotM, m1)
+			same(t, what+": v", gotV, m2)
+			for _, check := range checks {
+				check(t)
+			}
+			if s.foldAdam != nil && m >= adamRows && n >= 2*s.Lanes() && terms >= adamTerms && params >= m/adamRows*s.Lanes() && len(step.W) == params {
+				t.Errorf("%s: nothing of the step is done", what)
+			}
+		}
+	})
+}
+
 func TestAddBias(t *testing.T) {
 	each(t, func(t *testing.T, s *ISA, r *source) {
 		for round := range 200 {
@@ -458,6 +504,11 @@ func TestBounds(t *testing.T) {
 		block := func(g Groups, terms int) {
 			s.FoldBlock(g, 1, 1, Rows{f(300), 0}, Strided(terms, 1), Rows{f(300), 1}, Rows{f(1), 1}, false)
 		}
+		foldAdam := func(a, b, c, moments int) {
+			step := AdamStep{f(1024), f(moments)[:moments:moments], f(1024), f(1024), &[4]float32{}}
+			s.FoldAdam(16, 32, Rows{f(a), 8}, Strided(8, 1), Rows{f(b), 32}, Rows{f(c), 32}, &step)
+			s.Adam(step.W, step.M, step.V, step.G, step.C)
+		}
 		calls := map[string]func(){
 			"fold A":           func() { s.Fold(2, 4, Rows{f(5), 3}, three, Rows{f(12), 4}, Rows{f(8), 4}) },
 			"fold B":           func() { s.Fold(2, 4, Rows{f(6), 3}, three, Rows{f(11), 4}, Rows{f(8), 4}) },
@@ -467,6 +518,10 @@ func TestBounds(t *testing.T) {
 			"fold groups A":    func() { block(Groups{2, 298, 0}, 4) },
 			"fold groups C":    func() { block(Groups{2, 0, 1}, 4) },
 			"fold groups":      func() { block(Groups{2, -1, 0}, 4) },
+			"fold adam A":      func() { foldAdam(127, 256, 512, 1024) },
+			"fold adam B":      func() { foldAdam(128, 255, 512, 1024) },
+			"fold adam C":      func() { foldAdam(128, 256, 511, 1024) },
+			"fold adam step":   func() { foldAdam(128, 256, 512, 1023) },
 			"negative offset":  func() { NewOffsets(1, func(int) int { return -1 }) },
 			"bias":             func() { s.AddBias(1, 4, Rows{f(4), 4}, Rows{f(4), 4}, f(3)[:3:3], false) },
 			"bias destination": func() { s.AddBias(2, 4, Rows{f(7), 4}, Rows{f(8), 4}, f(4), false) },

@@ -584,6 +584,11 @@ func pixelsAVX2(dst *float32, src *byte, n uintptr)
 //go:noescape
 func peakAVX2(k uintptr)
 
+// foldAdamAVX512 is one block of a fold product, tiles > 0 times 8 rows by 2 vectors, nextA and nextC from tile to tile. Strides are in bytes, offsets in elements. A vector of Adam's step is done beside every 4 terms of a tile, until rest terms are left.
+//
+//go:noescape
+func foldAdamAVX512(a *float32, strideA uintptr, offsets *int32, b *float32, strideB uintptr, c *float32, strideC uintptr, k uintptr, add uintptr, tiles uintptr, nextA uintptr, nextC uintptr, w *float32, m *float32, v *float32, grad *float32, numbers *[4]float32, rest uintptr)
+
 // transpose8 transposes 8x8 values; strides are in bytes.
 //
 //go:noescape
