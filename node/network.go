@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
@@ -48,7 +50,7 @@ type network struct {
 }
 
 func openPeers(cfg Config, n *Node) (peers, error) {
-	c := peerChain{n.manager, n.verifier, cfg.Log.Named("p2p")}
+	c := peerChain{n.manager, n.store, n.verifier, cfg.Log.Named("p2p")}
 	p := cfg.Peers
 	s, err := p2p.New(p2p.Config{
 		Key: p.Key, Listen: p.Listen, Bootstrap: p.Bootstrap, MDNS: p.MDNS, AddressBook: p.AddressBook,
@@ -151,6 +153,7 @@ func (n *network) Close() error { return n.service.Close() }
 // peerChain is the chain as the network side sees it.
 type peerChain struct {
 	manager  *chain.Manager
+	store    chain.Store
 	verifier *verifier
 	log      *zap.Logger
 }
@@ -180,9 +183,65 @@ func (c peerChain) After(locator []chain.Hash, most int) ([]*chain.Block, error)
 	return c.manager.After(locator, most)
 }
 
+func (c peerChain) Block(id chain.Hash) (*chain.Block, error) {
+	v, err := c.store.Verified(id)
+	return v.Block, err
+}
+
+func (c peerChain) StateAfter(id chain.Hash) (chain.State, error) {
+	v, err := c.store.Verified(id)
+	return v.State, err
+}
+
+// CheckHeader checks all that needs neither the body nor the model: form, height, time, difficulty, task, ticket, and
+// the recorded loss and state root that follow from the headers before. Where a task begins whose start was never worked
+// out here, the header's word on it is taken.
+func (c peerChain) CheckHeader(from peer.ID, before chain.State, h *chain.Header) (chain.State, error) {
+	after, err := c.checkHeader(before, h)
+	if chain.VerdictOf(err) == chain.Invalid {
+		logRefused(c.log, &chain.Block{Header: *h}, source(from.String()), 0, err)
+	}
+	return after, err
+}
+
+func (c peerChain) checkHeader(before chain.State, h *chain.Header) (chain.State, error) {
+	net := c.manager.Network()
+	base, err := net.Base(before, func(task uint32) (chain.TaskStart, error) {
+		start, err := c.store.TaskStart(task)
+		if errors.Is(err, chain.ErrNotFound) {
+			return chain.TaskStart{Root: h.StateRoot, Loss: h.LossBefore}, nil
+		}
+		return start, err
+	})
+	if err != nil {
+		return chain.State{}, err
+	}
+	// The rules look at blocks: one with an empty body for the form, one with the right number of early roots for the rest.
+	form := &chain.Block{Header: *h}
+	form.EarlyRoot, form.TxRoot = chain.EarlyRoot(nil), chain.TxRoot(nil)
+	if err := net.CheckForm(form); err != nil {
+		return chain.State{}, err
+	}
+	b := &chain.Block{Header: *h, EarlyRoots: make([]chain.Hash, chain.EarlyRootCount(net.Templates[base.Template].TrialSteps))}
+	if err := net.CheckClaim(before, base, b); err != nil {
+		return chain.State{}, err
+	}
+	if err := net.CheckOutcome(base, b); err != nil {
+		return chain.State{}, err
+	}
+	if now := millis(c.verifier.now()); h.Time > now+net.MaxFuture {
+		return chain.State{}, fmt.Errorf("%w: %d ms ahead, allowed are %d", chain.ErrFuture, h.Time-now, net.MaxFuture)
+	}
+	after, _ := net.Apply(before, base, chain.Ledger{}, b)
+	return after, nil
+}
+
+func (c peerChain) CheckBody(b *chain.Block) error { return c.manager.Network().CheckForm(b) }
+
 func (c peerChain) Ingest(ctx context.Context, from peer.ID, blocks []*chain.Block) (int, error) {
 	for i, b := range blocks {
-		if err := c.verifier.verify(ctx, b, source(from.String()), c.manager.Arrive(from.String())); err != nil {
+		err := c.verifier.verify(ctx, b, source(from.String()), c.manager.Arrive(from.String()))
+		if err != nil && !errors.Is(err, errOvertaken) { // that one is kept, and executed if the next ones make it worth it
 			return i, err
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap/zaptest"
 )
 
-func simnet(t *testing.T) *chain.Network {
+func simnet(t testing.TB) *chain.Network {
 	t.Helper()
 	n, err := specfile.Load("simnet")
 	if err != nil {
@@ -23,7 +23,7 @@ func simnet(t *testing.T) *chain.Network {
 	return n
 }
 
-func testConfig(t *testing.T, dir string, mine bool) Config {
+func testConfig(t testing.TB, dir string, mine bool) Config {
 	return Config{
 		Network: simnet(t), DataDir: dir, Mine: mine, Payout: chain.Address{1}, Threads: 1,
 		Models: chain.DefaultModelLimits, Log: zaptest.NewLogger(t), Now: time.Now, ReportEvery: time.Minute,

@@ -21,14 +21,19 @@ type running struct {
 	done   chan error
 }
 
-func start(t *testing.T, mine bool, bootstrap ...string) *running {
+func start(t testing.TB, mine bool, bootstrap ...string) *running {
+	t.Helper()
+	return startLogged(t, zap.NewNop(), mine, bootstrap...)
+}
+
+func startLogged(t testing.TB, log *zap.Logger, mine bool, bootstrap ...string) *running {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := testConfig(t, "", mine)
-	cfg.Log = zap.NewNop()
+	cfg.Log = log
 	cfg.Peers = &PeersConfig{
 		Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: bootstrap,
 		Timing: p2p.Timing{StatusPoll: 200 * time.Millisecond, BackoffMin: 50 * time.Millisecond},
@@ -43,7 +48,7 @@ func start(t *testing.T, mine bool, bootstrap ...string) *running {
 	return r
 }
 
-func (r *running) end(t *testing.T) {
+func (r *running) end(t testing.TB) {
 	t.Helper()
 	r.cancel()
 	if err := errors.Join(<-r.done, r.Close()); err != nil {
@@ -56,7 +61,7 @@ func (r *running) addr() string {
 }
 
 // reach waits until the node's best chain has the height.
-func (r *running) reach(t *testing.T, height uint64) chain.State {
+func (r *running) reach(t testing.TB, height uint64) chain.State {
 	t.Helper()
 	limit := time.After(time.Minute)
 	for {

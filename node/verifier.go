@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -22,8 +23,12 @@ const (
 	heldIntervals    = 10 // how far ahead a block from the future may be to be held
 )
 
-// errQueueFull says that a block was not taken because too many wait already.
-var errQueueFull = errors.New("too many blocks wait for verification")
+var (
+	// errQueueFull says that a block was not taken because too many wait already.
+	errQueueFull = errors.New("too many blocks wait for verification")
+	// errOvertaken says that a block was not judged because the best chain has got ahead of it.
+	errOvertaken = errors.New("the best chain has got ahead of the block")
+)
 
 // source is where a block came from: a peer's id, or ours.
 type source string
@@ -203,13 +208,47 @@ func (v *verifier) verify(ctx context.Context, b *chain.Block, from source, arri
 	defer v.gate.open()
 	v.one.Lock()
 	defer v.one.Unlock()
+	ctx, done := v.whileItMatters(ctx, b)
+	defer done()
 	began := v.now()
-	added, err := v.manager.Add(ctx, b, millis(began), arrival, nil)
+	added, err := v.manager.Add(ctx, b, millis(began), arrival)
 	if errors.Is(err, nn.ErrDevice) {
 		v.deviceFailed(err)
 	}
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errOvertaken) {
+		err = fmt.Errorf("%w: %w", errOvertaken, err)
+	}
 	v.settled(b, from, added, v.now().Sub(began), err)
 	return err
+}
+
+// whileItMatters ends the context with errOvertaken once the best chain has more work than a block on its tip can give
+// it: the miner of this node does not wait for the verifier. The block is then kept aside, not executed. What it returns
+// must be called.
+func (v *verifier) whileItMatters(ctx context.Context, b *chain.Block) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	tip, changed := v.manager.Best()
+	if b.Parent != tip.ID {
+		return ctx, func() { cancel(nil) }
+	}
+	work := tip.Work.Add(b.Difficulty)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for best := tip; best.Work.Cmp(work) <= 0; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+			best, changed = v.manager.Best()
+		}
+		cancel(errOvertaken)
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-ended
+	}
 }
 
 // release queues the held blocks that can be judged now.

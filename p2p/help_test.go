@@ -34,6 +34,7 @@ func makeBlock(parent *chain.Block, nonce uint64) *chain.Block {
 	b.Difficulty = chain.U128(1)
 	b.Nonce = nonce
 	b.EarlyRoots = []chain.Hash{{1}, {2}}
+	b.EarlyRoot = chain.EarlyRoot(b.EarlyRoots)
 	if parent != nil {
 		b.Parent = parent.Header.ID()
 		b.Height = parent.Height + 1
@@ -56,7 +57,9 @@ type fakeChain struct {
 	all     map[chain.Hash]*chain.Block
 	batches []int // lengths of what Ingest got
 	fault   error // answer of Ingest, if set
-	offered chan *chain.Block
+
+	headerFault error // answer of CheckHeader, if set
+	offered     chan *chain.Block
 }
 
 func newFakeChain(blocks []*chain.Block) *fakeChain {
@@ -139,6 +142,45 @@ func (c *fakeChain) After(locator []chain.Hash, max int) ([]*chain.Block, error)
 	return nil, chain.ErrNotFound
 }
 
+func (c *fakeChain) Block(id chain.Hash) (*chain.Block, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.all[id]; b != nil {
+		return b, nil
+	}
+	return nil, chain.ErrNotFound
+}
+
+func (c *fakeChain) StateAfter(id chain.Hash) (chain.State, error) {
+	b, err := c.Block(id)
+	if err != nil {
+		return chain.State{}, err
+	}
+	return chain.State{ID: id, Height: b.Height, Work: chain.Work{}.Add(chain.U128(b.Height))}, nil
+}
+
+// badTime marks the headers that CheckHeader calls invalid.
+const badTime = 777
+
+func (c *fakeChain) CheckHeader(_ peer.ID, before chain.State, h *chain.Header) (chain.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.headerFault != nil {
+		return chain.State{}, c.headerFault
+	}
+	if h.Time == badTime {
+		return chain.State{}, &chain.InvalidError{Kind: chain.ErrTime}
+	}
+	return chain.State{ID: h.ID(), Height: h.Height, Work: before.Work.Add(h.Difficulty)}, nil
+}
+
+func (c *fakeChain) CheckBody(b *chain.Block) error {
+	if chain.EarlyRoot(b.EarlyRoots) != b.EarlyRoot {
+		return &chain.InvalidError{Kind: chain.ErrEarlyRoots}
+	}
+	return nil
+}
+
 func (c *fakeChain) Ingest(_ context.Context, _ peer.ID, blocks []*chain.Block) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,6 +229,7 @@ var fast = Timing{
 	BackoffMin: 20 * time.Millisecond,
 	BackoffMax: 200 * time.Millisecond,
 	Request:    5 * time.Second,
+	Stall:      5 * time.Second,
 	Dial:       5 * time.Second,
 	Progress:   time.Hour,
 }

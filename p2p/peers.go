@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -27,8 +28,8 @@ type peerState struct {
 	orphan bool // it sent a block whose parent we lack
 	// doubted: it reports more work and did not deliver. Its word does not stop the miner until it does.
 	doubted  bool
-	failures int       // of syncs in a row
-	retryAt  time.Time // no sync before
+	failures int       // to deliver, in a row
+	retryAt  time.Time // nothing is asked for before
 }
 
 // peerTable holds the connected peers of our network.
@@ -85,6 +86,20 @@ func (t *peerTable) list() []PeerInfo {
 		out = append(out, e.info)
 	}
 	slices.SortFunc(out, func(a, b PeerInfo) int { return a.Since.Compare(b.Since) })
+	return out
+}
+
+// snapshot is a copy of all entries, those that have not failed first, and of these the oldest connection.
+func (t *peerTable) snapshot() []peerState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []peerState
+	for _, e := range t.m {
+		out = append(out, *e)
+	}
+	slices.SortFunc(out, func(a, b peerState) int {
+		return cmp.Or(cmp.Compare(a.failures, b.failures), a.info.Since.Compare(b.info.Since))
+	})
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -37,9 +38,8 @@ func isBusy(err error) bool {
 }
 
 // ask opens a stream, sends one message and hands the rest to read. There must be a connection: asking dials nobody.
-// Each message of the answer may take Timing.Request, all together six times that.
-func (s *Service) ask(ctx context.Context, p peer.ID, id protocol.ID, msg proto.Message, read func(*messages) error) error {
-	limit := s.cfg.Timing.Request
+// Each message of the answer may take limit, all together six times that.
+func (s *Service) ask(ctx context.Context, p peer.ID, id protocol.ID, limit time.Duration, msg proto.Message, read func(*messages) error) error {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "request"), 6*limit)
 	defer cancel()
 	opening, opened := context.WithTimeout(ctx, limit)
@@ -58,6 +58,9 @@ func (s *Service) ask(ctx context.Context, p peer.ID, id protocol.ID, msg proto.
 	}
 	if err := read(m); err != nil {
 		_ = st.Reset()
+		if ctx.Err() != nil { // what read saw is the reset
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
 		return err
 	}
 	return st.Close()
@@ -66,16 +69,35 @@ func (s *Service) ask(ctx context.Context, p peer.ID, id protocol.ID, msg proto.
 // askSync makes one request and takes the first message of its answer.
 func (s *Service) askSync(ctx context.Context, p peer.ID, req *minerdv1.Request) (*minerdv1.Response, error) {
 	var answer *minerdv1.Response
-	err := s.ask(ctx, p, s.syncProtocol, req, func(m *messages) (err error) {
-		answer, err = s.next(m)
+	err := s.ask(ctx, p, s.syncProtocol, s.cfg.Timing.Request, req, func(m *messages) (err error) {
+		answer, err = m.next()
 		return err
 	})
 	return answer, err
 }
 
+// askMany makes a request that is answered with several messages, each of which is given to take. They belong to sync,
+// which does not wait long for anybody.
+func (s *Service) askMany(ctx context.Context, p peer.ID, req *minerdv1.Request, take func(*minerdv1.Response) error) error {
+	return s.ask(ctx, p, s.syncProtocol, s.cfg.Timing.Stall, req, func(m *messages) error {
+		for {
+			_ = m.SetReadDeadline(time.Now().Add(s.cfg.Timing.Stall))
+			resp, err := m.next()
+			if err != nil {
+				return err
+			}
+			if resp.GetEnd() != nil {
+				return nil
+			}
+			if err := take(resp); err != nil {
+				return err
+			}
+		}
+	})
+}
+
 // next reads one message of an answer; a failure is returned as FailureError.
-func (s *Service) next(m *messages) (*minerdv1.Response, error) {
-	_ = m.SetReadDeadline(time.Now().Add(s.cfg.Timing.Request))
+func (m *messages) next() (*minerdv1.Response, error) {
 	var resp minerdv1.Response
 	if err := m.receive(&resp, maxResponse); err != nil {
 		return nil, fmt.Errorf("read answer: %w", err)
@@ -87,7 +109,7 @@ func (s *Service) next(m *messages) (*minerdv1.Response, error) {
 }
 
 func (s *Service) askHello(ctx context.Context, p peer.ID) (theirs hello, err error) {
-	err = s.ask(ctx, p, helloProtocol, s.hello().message(), func(m *messages) error {
+	err = s.ask(ctx, p, helloProtocol, s.cfg.Timing.Request, s.hello().message(), func(m *messages) error {
 		var msg minerdv1.Hello
 		if err := m.receive(&msg, maxHello); err != nil {
 			return err
@@ -122,56 +144,94 @@ func (s *Service) askPeers(ctx context.Context, p peer.ID) ([]peer.AddrInfo, err
 	return parsePeers(resp.GetPeers())
 }
 
-// askBlocks asks for the blocks after a locator. The answer is a chain that begins at one of the locator's ids; more
-// says that the peer has others after it.
-func (s *Service) askBlocks(ctx context.Context, p peer.ID, locator []chain.Hash) (blocks []*chain.Block, more bool, err error) {
-	req := &minerdv1.Request{Kind: &minerdv1.Request_Blocks{Blocks: locatorMessage(locator)}}
-	err = s.ask(ctx, p, s.syncProtocol, req, func(m *messages) error {
-		for {
-			resp, err := s.next(m)
-			if err != nil {
-				return err
-			}
-			if end := resp.GetBlocksEnd(); end != nil {
-				more = end.GetMore()
-				return nil
-			}
-			if resp.GetBlock() == nil {
-				return garbage("answer without a block")
-			}
-			b, err := chain.ParseBlock(resp.GetBlock().GetCanonical())
-			if err != nil {
-				return err
-			}
-			if len(blocks) == maxBatch {
-				return garbage("more than %d blocks", maxBatch)
-			}
-			blocks = append(blocks, b)
-		}
-	})
-	if err != nil {
-		return nil, false, err
+// askHeaders asks for the headers after a locator: up to maxHeaders, fewer where the peer has no more. They are a chain
+// that begins at one of the locator's ids.
+func (s *Service) askHeaders(ctx context.Context, p peer.ID, locator []chain.Hash) ([]*chain.Header, error) {
+	var c headerCollector
+	req := &minerdv1.Request{Kind: &minerdv1.Request_Headers{Headers: headersRequest(locator)}}
+	if err := s.askMany(ctx, p, req, c.take); err != nil {
+		return nil, err
 	}
-	return blocks, more, checkLinks(locator, blocks)
+	return c.headers, checkLinks(locator, c.headers)
 }
 
-// checkLinks makes sure that the blocks follow a block that we have and each other, so that the peer cannot keep us
+// headerCollector takes the messages of an answer to a request for headers.
+type headerCollector struct{ headers []*chain.Header }
+
+func (c *headerCollector) take(resp *minerdv1.Response) error {
+	more, err := parseHeaders(resp.GetHeaders())
+	if err != nil {
+		return err
+	}
+	if c.headers = append(c.headers, more...); len(c.headers) > maxHeaders {
+		return garbage("more than %d headers", maxHeaders)
+	}
+	return nil
+}
+
+// checkLinks makes sure that the headers follow a block that we named and each other, so that the peer cannot keep us
 // busy with loose ones.
-func checkLinks(locator []chain.Hash, blocks []*chain.Block) error {
-	for i, b := range blocks {
+func checkLinks(locator []chain.Hash, headers []*chain.Header) error {
+	for i, h := range headers {
 		if i == 0 {
-			known := false
-			for _, id := range locator {
-				known = known || id == b.Parent
-			}
-			if !known {
-				return garbage("first block, at height %d, follows none that was named", b.Height)
+			if !slices.Contains(locator, h.Parent) {
+				return garbage("first header, at height %d, follows no block that was named", h.Height)
 			}
 			continue
 		}
-		if before := blocks[i-1]; b.Parent != before.Header.ID() || b.Height != before.Height+1 {
-			return garbage("block at height %d does not follow the one sent before it", b.Height)
+		if before := headers[i-1]; h.Height != before.Height+1 || h.Parent != before.ID() {
+			return garbage("header at height %d does not follow the one sent before it", h.Height)
 		}
 	}
+	return nil
+}
+
+// errNotAsked says that a peer sent another block than it was asked for, which no honest one does.
+var errNotAsked = errors.New("peer sent another block than was asked for")
+
+// askBlocks asks for blocks by id, and takes the first of them that the peer gives, at least one. Each has the id that
+// was asked for and a body that belongs to it.
+func (s *Service) askBlocks(ctx context.Context, p peer.ID, ids []chain.Hash) ([]*chain.Block, error) {
+	c := blockCollector{ids: ids, check: s.chain.CheckBody}
+	req := &minerdv1.Request{Kind: &minerdv1.Request_Blocks{Blocks: blocksRequest(ids)}}
+	if err := s.askMany(ctx, p, req, c.take); err != nil {
+		return nil, err
+	}
+	if len(c.blocks) == 0 {
+		return nil, garbage("answer without a block")
+	}
+	return c.blocks, nil
+}
+
+// blockCollector takes the messages of an answer to a request for blocks.
+type blockCollector struct {
+	ids    []chain.Hash
+	check  func(*chain.Block) error
+	blocks []*chain.Block
+	size   int
+}
+
+func (c *blockCollector) take(resp *minerdv1.Response) error {
+	if resp.GetBlock() == nil {
+		return garbage("answer without a block")
+	}
+	i := len(c.blocks)
+	if i == len(c.ids) {
+		return garbage("more than the %d blocks that were asked for", i)
+	}
+	b, err := chain.ParseBlock(resp.GetBlock().GetCanonical())
+	if err != nil {
+		return err
+	}
+	if id := b.Header.ID(); id != c.ids[i] {
+		return fmt.Errorf("%w: %s at height %d, want %s", errNotAsked, id.Short(), b.Height, c.ids[i].Short())
+	}
+	if err := c.check(b); err != nil {
+		return fmt.Errorf("body of block %s at height %d: %w", c.ids[i].Short(), b.Height, err)
+	}
+	if c.size += b.Size(); i > 0 && c.size > maxBatchBytes {
+		return garbage("more than %d bytes of blocks", maxBatchBytes)
+	}
+	c.blocks = append(c.blocks, b)
 	return nil
 }

@@ -11,18 +11,20 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/descentnet/minerd/chain"
 	minerdv1 "github.com/descentnet/minerd/proto/minerd/v1"
 )
 
 const (
-	// streamsServed is how many requests of one peer are worked on at once: a batch of blocks takes up to 4 MiB.
+	// streamsServed is how many requests of one peer are worked on at once. Each holds at most the blocks of one message
+	// of headers, 4 MiB at worst.
 	streamsServed = 4
-	// A peer may ask burst requests at once and rate per second. A poll takes one, a batch of blocks as well: eight
-	// batches are 512 blocks, more than anybody verifies in a second.
-	requestRate  = 8
-	requestBurst = 32
+	// A peer may ask burst requests at once and rate per second. A poll, a message of headers and a batch of blocks take
+	// one each: 16 are the headers and blocks of 512 blocks, more than most machines verify in a second.
+	requestRate  = 16
+	requestBurst = 64
 	// maxQuotas bounds the memory of who asked how much; an entry takes some 100 bytes.
 	maxQuotas = 1024
 )
@@ -125,44 +127,89 @@ func (s *Service) answer(_ context.Context, p peer.ID, m *messages, req *minerdv
 			poke(s.syncWake)
 		}
 		return m.send(&minerdv1.Response{Kind: &minerdv1.Response_Status{Status: statusMessage(s.chain.Status())}})
-	case *minerdv1.Request_Blocks:
-		locator, err := parseLocator(kind.Blocks)
+	case *minerdv1.Request_Headers:
+		locator, err := parseIDs("locator", kind.Headers.GetLocator(), maxLocator)
 		if err != nil {
 			return err
 		}
-		return s.sendBlocks(m, locator, int(min(kind.Blocks.GetMaxBlocks(), maxBatch)))
+		return s.sendHeaders(p, m, locator, int(min(kind.Headers.GetMaxHeaders(), maxHeaders)))
+	case *minerdv1.Request_Blocks:
+		ids, err := parseIDs("request", kind.Blocks.GetIds(), maxBatch)
+		if err != nil {
+			return err
+		}
+		return s.sendBlocks(m, ids)
 	case *minerdv1.Request_Peers:
 		return m.send(&minerdv1.Response{Kind: &minerdv1.Response_Peers{Peers: peersMessage(s.peersFor(p, m.Conn().RemoteMultiaddr()))}})
 	}
 	return garbage("request of no known kind")
 }
 
-func (s *Service) sendBlocks(m *messages, locator []chain.Hash, n int) error {
+// sendHeaders answers with up to n headers of the best chain after a locator. Each message but the first costs the peer
+// another request of its share.
+func (s *Service) sendHeaders(p peer.ID, m *messages, locator []chain.Hash, n int) error {
 	if n == 0 {
-		return garbage("request for no blocks")
+		return garbage("request for no headers")
 	}
-	blocks, err := s.chain.After(locator, n)
-	if errors.Is(err, chain.ErrNotFound) {
-		return s.fail(m, minerdv1.Failure_CODE_NOT_FOUND, err)
-	}
-	if err != nil {
-		s.log.Error("blocks for a peer could not be read", zap.Error(err))
-		return s.fail(m, minerdv1.Failure_CODE_INTERNAL, errors.New("blocks could not be read"))
-	}
-	more := len(blocks) >= n
-	total := 0
-	for i, b := range blocks {
-		if total += b.Size(); i > 0 && total > maxBatchBytes {
-			more = true
+	for sent := 0; sent < n; {
+		if sent > 0 {
+			s.quotas.charge(p)
+		}
+		asked := min(n-sent, headersPerMessage)
+		blocks, err := s.chain.After(locator, asked)
+		if err != nil { // also where the best chain has moved away from what was sent
+			return s.failToRead(m, err)
+		}
+		if len(blocks) > 0 {
+			if err := s.sendNext(m, &minerdv1.Response{Kind: &minerdv1.Response_Headers{Headers: headersMessage(blocks)}}); err != nil {
+				return err
+			}
+			sent += len(blocks)
+			locator = []chain.Hash{blocks[len(blocks)-1].Header.ID()}
+		}
+		if len(blocks) < asked {
 			break
 		}
-		_ = m.SetDeadline(time.Now().Add(s.cfg.Timing.Request))
-		err := m.send(&minerdv1.Response{Kind: &minerdv1.Response_Block{Block: &minerdv1.Block{Canonical: b.Bytes()}}})
+	}
+	return s.sendNext(m, endMessage)
+}
+
+// sendBlocks answers with the first of the blocks: up to one that is not known here, or maxBatchBytes.
+func (s *Service) sendBlocks(m *messages, ids []chain.Hash) error {
+	total := 0
+	for i, id := range ids {
+		b, err := s.chain.Block(id)
+		if err != nil && i == 0 {
+			return s.failToRead(m, err)
+		}
 		if err != nil {
+			break
+		}
+		if total += b.Size(); i > 0 && total > maxBatchBytes {
+			break
+		}
+		if err := s.sendNext(m, &minerdv1.Response{Kind: &minerdv1.Response_Block{Block: &minerdv1.Block{Canonical: b.Bytes()}}}); err != nil {
 			return err
 		}
 	}
-	return m.send(&minerdv1.Response{Kind: &minerdv1.Response_BlocksEnd{BlocksEnd: &minerdv1.BlocksEnd{More: more}}})
+	return s.sendNext(m, endMessage)
+}
+
+var endMessage = &minerdv1.Response{Kind: &minerdv1.Response_End{End: &minerdv1.End{}}}
+
+// sendNext sends one of several messages, which has its own time to go.
+func (s *Service) sendNext(m *messages, msg proto.Message) error {
+	_ = m.SetDeadline(time.Now().Add(s.cfg.Timing.Request))
+	return m.send(msg)
+}
+
+// failToRead answers where the chain does not give what was asked for.
+func (s *Service) failToRead(m *messages, err error) error {
+	if errors.Is(err, chain.ErrNotFound) {
+		return s.fail(m, minerdv1.Failure_CODE_NOT_FOUND, err)
+	}
+	s.log.Error("blocks for a peer could not be read", zap.Error(err))
+	return s.fail(m, minerdv1.Failure_CODE_INTERNAL, errors.New("blocks could not be read"))
 }
 
 // quotas holds each peer to its share: streamsServed at once, and a token bucket.
@@ -211,6 +258,15 @@ func (q *quotas) leave(p peer.ID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.byPeer[p].active--
+}
+
+// charge takes another request of the peer's share, also where none is left: then the next ones wait longer.
+func (q *quotas) charge(p peer.ID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.byPeer[p]; e != nil {
+		e.spent++
+	}
 }
 
 // sweep forgets peers that have their full share again.

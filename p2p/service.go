@@ -34,7 +34,7 @@ type Status struct {
 }
 
 // Chain is what the network side needs of the node's chain. Its methods may be called at the same time. Status,
-// Locator and After may be called as soon as New has returned, the others once Start was called.
+// Locator, After and Block may be called as soon as New has returned, the others once Start was called.
 type Chain interface {
 	Status() Status
 	// Offer takes a block from gossip and answers at once, without training: nil if it is queued for verification or
@@ -45,6 +45,15 @@ type Chain interface {
 	// After gives up to max blocks of the best chain that follow the first id of the locator that is on it;
 	// chain.ErrNotFound if none is.
 	After(locator []chain.Hash, max int) ([]*chain.Block, error)
+	// Block gives a verified block; chain.ErrNotFound for any other id.
+	Block(id chain.Hash) (*chain.Block, error)
+	// StateAfter gives the state of the chain after a verified block; chain.ErrNotFound for any other id.
+	StateAfter(id chain.Hash) (chain.State, error)
+	// CheckHeader holds a header against the state that it follows, as far as that is possible without its body and its
+	// training, and gives the state that it claims.
+	CheckHeader(from peer.ID, before chain.State, h *chain.Header) (chain.State, error)
+	// CheckBody checks that a block's body is well-formed and belongs to its header.
+	CheckBody(b *chain.Block) error
 	// Ingest takes blocks got by request, each the parent of the next, and returns when all are judged: nil, or the
 	// error of the first that was refused or could not be judged, with the number taken before it.
 	Ingest(ctx context.Context, from peer.ID, blocks []*chain.Block) (int, error)
@@ -73,6 +82,7 @@ type Timing struct {
 	BackoffMin time.Duration // between attempts to reach a peer: 1 s, doubling
 	BackoffMax time.Duration // up to 30 s
 	Request    time.Duration // for a message of a peer to come or go: 10 s
+	Stall      time.Duration // for a message during sync, and for a batch before another peer is asked too: 5 s
 	Dial       time.Duration // for a connection: 10 s
 	Ban        time.Duration // of a peer that sent an invalid block: 10 min
 	Shun       time.Duration // before a peer of another network is called again: 2 min
@@ -90,6 +100,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.BackoffMin, time.Second},
 		{&t.BackoffMax, 30 * time.Second},
 		{&t.Request, 10 * time.Second},
+		{&t.Stall, 5 * time.Second},
 		{&t.Dial, 10 * time.Second},
 		{&t.Ban, 10 * time.Minute},
 		{&t.Shun, 2 * time.Minute},
@@ -118,7 +129,8 @@ type Service struct {
 	book         *addressBook
 	quotas       quotas
 	once         onceSet
-	connections  notice        // told of every connection made or lost
+	connections  notice // told of every connection made or lost
+	progress     syncProgress
 	syncWake     chan struct{} // somebody may be ahead of us
 	dialWake     chan struct{} // there may be somebody to call
 
@@ -216,6 +228,7 @@ func (s *Service) Start(ctx context.Context) error {
 	context.AfterFunc(ctx, s.end)
 	s.work.run(func() { s.watchConnections(sub) })
 	s.work.run(s.syncLoop)
+	s.work.run(s.reportSync)
 	s.work.run(s.watchTopic)
 	s.work.run(s.keepPeers)
 	s.work.run(s.keepBook)

@@ -13,11 +13,8 @@ import (
 )
 
 const (
-	// failuresToDrop is after how many failed syncs in a row a peer is disconnected.
+	// failuresToDrop is after how many failures in a row a peer is disconnected, and left out of the sync at hand.
 	failuresToDrop = 3
-	// maxFruitless is how many blocks of a peer are taken without more work in our chain: a branch that forks deep
-	// brings nothing before it is longer than ours.
-	maxFruitless = 4096
 	// orphanPause is for how long a peer that sends blocks without parents is not asked for these again.
 	orphanPause = time.Second
 )
@@ -25,12 +22,17 @@ const (
 var (
 	// errEmptyPromise says that a peer reported more work than its blocks have.
 	errEmptyPromise = errors.New("peer reported more work than it delivers")
-	errFruitless    = fmt.Errorf("%d blocks of a peer brought no more work", maxFruitless)
+	errFruitless    = fmt.Errorf("%d headers of a peer claim no more work than our chain has", maxHeadersAhead)
+	// errUndelivered says that a peer gave headers and nobody the blocks.
+	errUndelivered = errors.New("no peer gives the blocks of a peer's headers")
+	// errSlow says that another peer was faster with the same blocks.
+	errSlow = errors.New("another peer delivered first")
 )
 
-// ingestError is what the chain said of a block, as opposed to what went wrong on the way.
+// ingestError is what the chain said of a block or its header, as opposed to what went wrong on the way.
 type ingestError struct {
 	height uint64
+	from   peer.ID
 	err    error
 }
 
@@ -38,12 +40,12 @@ func (e *ingestError) Error() string { return fmt.Sprintf("block at height %d: %
 
 func (e *ingestError) Unwrap() error { return e.err }
 
-// syncLoop fetches blocks for as long as somebody is ahead, from one peer at a time.
+// syncLoop fetches blocks for as long as somebody is ahead: one chain at a time, that of the peer it picks.
 func (s *Service) syncLoop() {
 	for s.life.Err() == nil {
-		p, target, wait := s.peers.pickSource(s.chain.Status(), time.Now())
-		if p != "" {
-			s.finishSync(p, s.syncWith(s.life, p, target))
+		lead, target, wait := s.peers.pickLead(s.chain.Status(), time.Now())
+		if lead != "" {
+			s.finishSync(lead, s.syncWith(s.life, lead, target))
 			continue
 		}
 		timer := time.NewTimer(wait)
@@ -56,9 +58,9 @@ func (s *Service) syncLoop() {
 	}
 }
 
-// pickSource gives the peer to sync with: one that sent an orphan, else one that reports more work than ours; those
-// that have not failed go first. With none, it says how long to wait for one that has failed.
-func (t *peerTable) pickSource(ours Status, now time.Time) (p peer.ID, target Status, wait time.Duration) {
+// pickLead gives the peer whose chain to follow: one that sent an orphan, else one that reports more work than ours;
+// those that have not failed go first. With none, it says how long to wait for one that has failed.
+func (t *peerTable) pickLead(ours Status, now time.Time) (p peer.ID, target Status, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wait = time.Hour
@@ -91,74 +93,50 @@ func preferred(a, b *peerState) bool {
 	return a.info.Status.Work.Cmp(b.info.Status.Work) > 0
 }
 
-// syncWith takes blocks from a peer until it has no more.
-func (s *Service) syncWith(ctx context.Context, p peer.ID, target Status) error {
-	started := time.Now()
-	from := s.chain.Status()
-	defer s.reportProgress(p, from.Height, target)()
-	work, taken, fruitless := from.Work, 0, 0
-	var last chain.Hash // of the blocks got; it need not be on our best chain
-	for {
-		locator := s.chain.Locator()
-		if taken > 0 && (len(locator) == 0 || locator[0] != last) {
-			locator = append([]chain.Hash{last}, locator...)
-		}
-		blocks, more, err := s.askBlocks(ctx, p, locator)
-		if err != nil {
-			return fmt.Errorf("get blocks: %w", err)
-		}
-		if len(blocks) > 0 {
-			n, err := s.chain.Ingest(ctx, p, blocks)
-			taken += n
-			if err != nil {
-				return &ingestError{blocks[min(n, len(blocks)-1)].Height, err}
-			}
-			last = blocks[len(blocks)-1].Header.ID()
-		}
-		now := s.chain.Status()
-		if fruitless += len(blocks); now.Work.Cmp(work) > 0 {
-			work, fruitless = now.Work, 0
-			s.peers.trust(p)
-		}
-		switch {
-		case len(blocks) > 0 && more && fruitless <= maxFruitless:
-			continue
-		case len(blocks) > 0 && more:
-			return errFruitless
-		case target.Work.Cmp(now.Work) > 0:
-			// Perhaps it went back to a shorter chain meanwhile; then its next status says so.
-			return errEmptyPromise
-		}
-		if taken > 0 {
-			say := s.log.Debug
-			if taken > 1 {
-				say = s.log.Info
-			}
-			say("synced", zap.Stringer("peer_id", p), zap.Int("blocks", taken), zap.Uint64("height", now.Height),
-				zap.Duration("elapsed", time.Since(started).Round(time.Millisecond)))
-		}
-		return nil
-	}
-}
-
-// finishSync draws the conclusions about the peer. Only an invalid block is held against it; what we could not judge
-// for reasons of our own is tried again, with it or another.
-func (s *Service) finishSync(p peer.ID, err error) {
+// finishSync draws the conclusions about the peers. Only an invalid block is held against them; what we could not judge
+// for reasons of our own is tried again, with these or others.
+func (s *Service) finishSync(lead peer.ID, err error) {
 	if s.life.Err() != nil {
 		return
 	}
 	if err == nil {
-		s.peers.synced(p, time.Now())
+		s.peers.synced(lead, time.Now())
 		return
 	}
 	if chain.VerdictOf(err) == chain.Invalid {
-		s.log.Debug("peer sent an invalid block", zap.Stringer("peer_id", p), zap.Error(err))
-		s.ban(p, err)
-		s.peers.remove(p) // its session does so too, once it has noticed
+		s.dropLiar(lead, err)
+		// Who served the block had it as verified, and so lies as well.
+		var judged *ingestError
+		if errors.As(err, &judged) && judged.from != lead {
+			s.dropLiar(judged.from, err)
+		}
 		return
 	}
-	failures, wait := s.peers.syncFailed(p, err, time.Now(), s.cfg.Timing)
-	s.log.Info("sync interrupted, trying on", zap.Stringer("peer_id", p), zap.Int("failures", failures),
+	failures, wait := s.peers.syncFailed(lead, err, time.Now(), s.cfg.Timing)
+	s.progress.fail(err)
+	s.log.Info("sync interrupted, trying on", zap.Stringer("peer_id", lead), zap.Int("failures", failures),
+		zap.Duration("retry_in", wait.Round(time.Millisecond)), zap.Error(err))
+	if failures >= failuresToDrop && isPeersFault(err) {
+		s.disconnect(lead)
+		s.peers.remove(lead)
+	}
+}
+
+// dropLiar bans a peer that vouched for what is invalid.
+func (s *Service) dropLiar(p peer.ID, err error) {
+	s.ban(p, err)
+	s.peers.remove(p) // its session does so too, once it has noticed
+}
+
+// fetchFailed draws the conclusions about a peer that did not deliver blocks: it is left alone for a while, or for good
+// if what it sent is forged.
+func (s *Service) fetchFailed(p peer.ID, err error) {
+	if isForgery(err) {
+		s.dropLiar(p, err)
+		return
+	}
+	failures, wait := s.peers.fetchFailed(p, time.Now(), s.cfg.Timing)
+	s.log.Debug("blocks not delivered", zap.Stringer("peer_id", p), zap.Int("failures", failures),
 		zap.Duration("retry_in", wait.Round(time.Millisecond)), zap.Error(err))
 	if failures >= failuresToDrop && isPeersFault(err) {
 		s.disconnect(p)
@@ -166,9 +144,15 @@ func (s *Service) finishSync(p peer.ID, err error) {
 	}
 }
 
+// isForgery says whether a peer sent what no honest one does: it would not have taken it for a block itself.
+func isForgery(err error) bool {
+	return chain.VerdictOf(err) == chain.Invalid || errors.Is(err, errNotAsked)
+}
+
 // isPeersFault is true where a peer did not deliver, and false where it is over a limit or we could not use what came.
 func isPeersFault(err error) bool {
-	return !isIngest(err) && (errors.Is(err, ErrGarbage) || isTimeout(err) || errors.Is(err, context.DeadlineExceeded))
+	return !isIngest(err) && !isBusy(err) &&
+		(errors.Is(err, ErrGarbage) || errors.Is(err, errUndelivered) || isTimeout(err) || errors.Is(err, context.DeadlineExceeded))
 }
 
 func isIngest(err error) bool {
@@ -184,12 +168,21 @@ func isEmpty(err error) bool {
 		errors.Is(err, chain.ErrFinality) || errors.Is(err, chain.ErrFuture) || errors.Is(err, chain.ErrSideFull)
 }
 
-// trust ends doubts in a peer whose blocks have brought us forward.
+// trust ends doubts in a peer whose chain has brought us forward.
 func (t *peerTable) trust(p peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.m[p]; e != nil {
 		e.doubted, e.failures = false, 0
+	}
+}
+
+// served forgets the failures of a peer whose blocks have brought us forward on another's chain.
+func (t *peerTable) served(p peer.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.m[p]; e != nil && !e.doubted {
+		e.failures = 0
 	}
 }
 
@@ -211,29 +204,26 @@ func (t *peerTable) syncFailed(p peer.ID, err error, now time.Time, timing Timin
 	if e == nil {
 		return 0, 0
 	}
-	e.failures++
 	e.orphan = false
+	wait = e.fail(now, timing)
 	e.doubted = e.doubted || isEmpty(err) || !isIngest(err) && e.failures >= failuresToDrop
-	wait = timing.backoff(e.failures)
-	e.retryAt = now.Add(wait)
 	return e.failures, wait
 }
 
-// reportProgress logs how sync goes on until the returned function is called.
-func (s *Service) reportProgress(p peer.ID, from uint64, target Status) (stop func()) {
-	ctx, cancel := context.WithCancel(s.life)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for before := from; sleep(ctx, s.cfg.Timing.Progress); {
-			height := s.chain.Status().Height
-			s.log.Info("syncing", zap.Uint64("height", height), zap.Uint64("target_height", target.Height), zap.Stringer("peer_id", p),
-				zap.Float64("blocks_per_second", (float64(height)-float64(before))/s.cfg.Timing.Progress.Seconds()))
-			before = height
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
+func (t *peerTable) fetchFailed(p peer.ID, now time.Time, timing Timing) (failures int, wait time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.m[p]
+	if e == nil {
+		return 0, 0
 	}
+	wait = e.fail(now, timing)
+	return e.failures, wait
+}
+
+func (e *peerState) fail(now time.Time, timing Timing) (wait time.Duration) {
+	e.failures++
+	wait = timing.backoff(e.failures)
+	e.retryAt = now.Add(wait)
+	return wait
 }

@@ -78,7 +78,7 @@ func TestSyncSwitchesPeers(t *testing.T) {
 	staller := startNode(t, stalling, nil)
 	t.Cleanup(func() { close(stalling.release) }) // runs before the staller's Close
 	b := startNode(t, newFakeChain(makeChain(0, 0)), func(cfg *Config) {
-		cfg.Timing.Request = 100 * time.Millisecond
+		cfg.Timing.Stall = 100 * time.Millisecond
 		calling(staller)(cfg)
 	})
 	eventually(t, "sync with the staller fails", func() bool { return b.logged("sync interrupted, trying on") > 0 })
@@ -143,19 +143,28 @@ func TestPeerWithInvalidBlockIsDropped(t *testing.T) {
 }
 
 func TestLocalFaultIsNobodysFault(t *testing.T) {
-	a := startNode(t, newFakeChain(makeChain(10, 0)), nil)
-	mine := newFakeChain(makeChain(0, 0))
-	mine.setFault(errLocal)
-	b := startNode(t, mine, calling(a))
-	eventually(t, "several attempts were made", func() bool { return b.logged("sync interrupted, trying on") > failuresToDrop })
-	if behind, _, _ := b.Behind(); !behind || b.bans.isBanned(a.ID()) || !b.knows(a) {
-		t.Fatalf("behind %v, banned %v, known %v: want a good peer that is ahead", behind, b.bans.isBanned(a.ID()), b.knows(a))
+	for name, set := range map[string]func(c *fakeChain, err error){
+		"of headers": func(c *fakeChain, err error) { c.headerFault = err },
+		"of blocks":  func(c *fakeChain, err error) { c.fault = err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := startNode(t, newFakeChain(makeChain(10, 0)), nil)
+			mine := newFakeChain(makeChain(0, 0))
+			set(mine, errLocal)
+			b := startNode(t, mine, calling(a))
+			eventually(t, "several attempts were made", func() bool { return b.logged("sync interrupted, trying on") > failuresToDrop })
+			if behind, _, _ := b.Behind(); !behind || b.bans.isBanned(a.ID()) || !b.knows(a) {
+				t.Fatalf("behind %v, banned %v, known %v: want a good peer that is ahead", behind, b.bans.isBanned(a.ID()), b.knows(a))
+			}
+			mine.mu.Lock()
+			set(mine, nil)
+			mine.mu.Unlock()
+			eventually(t, "caught up", func() bool { return b.chain.height() == 10 })
+		})
 	}
-	mine.setFault(nil)
-	eventually(t, "caught up", func() bool { return b.chain.height() == 10 })
 }
 
-func TestLooseBlocksAreGarbage(t *testing.T) {
+func TestLooseHeadersAreGarbage(t *testing.T) {
 	blocks := makeChain(3, 0)
 	locator := []chain.Hash{blocks[0].Header.ID()}
 	for name, c := range map[string]struct {
@@ -169,7 +178,11 @@ func TestLooseBlocksAreGarbage(t *testing.T) {
 		"same again":   {[]*chain.Block{blocks[1], blocks[1]}, false},
 		"wrong height": {[]*chain.Block{blocks[1], func() *chain.Block { b := makeBlock(blocks[1], 0); b.Height = 9; return b }()}, false},
 	} {
-		if err := checkLinks(locator, c.blocks); (err == nil) != c.good {
+		var headers []*chain.Header
+		for _, b := range c.blocks {
+			headers = append(headers, &b.Header)
+		}
+		if err := checkLinks(locator, headers); (err == nil) != c.good {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -28,7 +28,11 @@ const (
 	maxHello   = 1 << 10
 	// maxLocator: ten ids one apart and then doubling steps come to 73 for 2^64 blocks.
 	maxLocator = 128
-	// maxBatch is how many blocks are asked for and sent at once, maxBatchBytes where the sender stops earlier.
+	// maxHeaders is how many headers are asked for and sent at once: 360 KiB, in messages of headersPerMessage, 23 KiB.
+	maxHeaders        = 1024
+	headersPerMessage = 64
+	// maxBatch is how many blocks are asked for at once; the answer ends earlier where it would be longer than
+	// maxBatchBytes. Without transactions, a batch takes some 40 KB.
 	maxBatch      = 64
 	maxBatchBytes = 1 << 20
 	// maxPeersSent and maxAddrs bound an answer of addresses: 32 * 8 * (multiaddr of some 40 bytes) are 10 KiB.
@@ -117,27 +121,59 @@ func parseHash(what string, b []byte) (h chain.Hash, err error) {
 	return h, nil
 }
 
-func locatorMessage(locator []chain.Hash) *minerdv1.BlocksRequest {
-	m := &minerdv1.BlocksRequest{MaxBlocks: maxBatch}
-	for _, id := range locator[:min(len(locator), maxLocator)] {
-		m.Locator = append(m.Locator, id[:])
-	}
-	return m
+func headersRequest(locator []chain.Hash) *minerdv1.HeadersRequest {
+	return &minerdv1.HeadersRequest{Locator: rawHashes(locator[:min(len(locator), maxLocator)]), MaxHeaders: maxHeaders}
 }
 
-func parseLocator(m *minerdv1.BlocksRequest) ([]chain.Hash, error) {
-	if n := len(m.GetLocator()); n == 0 || n > maxLocator {
-		return nil, garbage("locator of %d ids, allowed are 1 to %d", n, maxLocator)
+func blocksRequest(ids []chain.Hash) *minerdv1.BlocksRequest {
+	return &minerdv1.BlocksRequest{Ids: rawHashes(ids)}
+}
+
+func rawHashes(ids []chain.Hash) (raw [][]byte) {
+	for i := range ids {
+		raw = append(raw, ids[i][:])
 	}
-	var locator []chain.Hash
-	for _, raw := range m.GetLocator() {
-		id, err := parseHash("block id", raw)
-		if err != nil {
+	return raw
+}
+
+// parseIDs reads a list of 1 to most block ids.
+func parseIDs(what string, raw [][]byte, most int) ([]chain.Hash, error) {
+	if n := len(raw); n == 0 || n > most {
+		return nil, garbage("%s of %d ids, allowed are 1 to %d", what, n, most)
+	}
+	ids := make([]chain.Hash, len(raw))
+	for i := range raw {
+		var err error
+		if ids[i], err = parseHash("block id", raw[i]); err != nil {
 			return nil, err
 		}
-		locator = append(locator, id)
 	}
-	return locator, nil
+	return ids, nil
+}
+
+func headersMessage(blocks []*chain.Block) *minerdv1.Headers {
+	var canonical []byte
+	for _, b := range blocks {
+		canonical = append(canonical, b.Header.Bytes()...)
+	}
+	return &minerdv1.Headers{Canonical: canonical}
+}
+
+// parseHeaders reads the 1 to headersPerMessage headers of one message.
+func parseHeaders(m *minerdv1.Headers) ([]*chain.Header, error) {
+	raw := m.GetCanonical()
+	if n := len(raw); n == 0 || n%chain.HeaderSize != 0 || n > headersPerMessage*chain.HeaderSize {
+		return nil, garbage("%d bytes of headers, allowed are 1 to %d of %d bytes", n, headersPerMessage, chain.HeaderSize)
+	}
+	var headers []*chain.Header
+	for ; len(raw) > 0; raw = raw[chain.HeaderSize:] {
+		h, err := chain.ParseHeader(raw[:chain.HeaderSize])
+		if err != nil {
+			return nil, garbage("header: %w", err)
+		}
+		headers = append(headers, &h)
+	}
+	return headers, nil
 }
 
 func peersMessage(peers []peer.AddrInfo) *minerdv1.PeersResponse {

@@ -302,6 +302,21 @@ func (f *forgery) After([]chain.Hash, int) ([]*chain.Block, error) {
 	return []*chain.Block{f.block}, nil
 }
 
+func (f *forgery) Block(id chain.Hash) (*chain.Block, error) {
+	if id != f.status.Tip {
+		return nil, chain.ErrNotFound
+	}
+	return f.block, nil
+}
+
+func (f *forgery) StateAfter(chain.Hash) (chain.State, error) {
+	return chain.State{}, chain.ErrNotFound // it syncs from nobody
+}
+
+func (f *forgery) CheckHeader(_ peer.ID, s chain.State, _ *chain.Header) (chain.State, error) { return s, nil }
+
+func (f *forgery) CheckBody(*chain.Block) error { return nil }
+
 func (f *forgery) Ingest(_ context.Context, _ peer.ID, blocks []*chain.Block) (int, error) {
 	return len(blocks), nil
 }

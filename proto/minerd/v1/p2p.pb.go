@@ -87,7 +87,7 @@ func (x Failure_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Code.Descriptor instead.
 func (Failure_Code) EnumDescriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{10, 0}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // A block as it is gossiped and synced.
@@ -280,6 +280,7 @@ type Request struct {
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Request_Status
+	//	*Request_Headers
 	//	*Request_Blocks
 	//	*Request_Peers
 	Kind          isRequest_Kind `protobuf_oneof:"kind"`
@@ -333,6 +334,15 @@ func (x *Request) GetStatus() *Status {
 	return nil
 }
 
+func (x *Request) GetHeaders() *HeadersRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Request_Headers); ok {
+			return x.Headers
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetBlocks() *BlocksRequest {
 	if x != nil {
 		if x, ok := x.Kind.(*Request_Blocks); ok {
@@ -360,22 +370,28 @@ type Request_Status struct {
 	Status *Status `protobuf:"bytes,1,opt,name=status,proto3,oneof"`
 }
 
+type Request_Headers struct {
+	Headers *HeadersRequest `protobuf:"bytes,2,opt,name=headers,proto3,oneof"`
+}
+
 type Request_Blocks struct {
-	Blocks *BlocksRequest `protobuf:"bytes,2,opt,name=blocks,proto3,oneof"`
+	Blocks *BlocksRequest `protobuf:"bytes,3,opt,name=blocks,proto3,oneof"`
 }
 
 type Request_Peers struct {
-	Peers *PeersRequest `protobuf:"bytes,3,opt,name=peers,proto3,oneof"`
+	Peers *PeersRequest `protobuf:"bytes,4,opt,name=peers,proto3,oneof"`
 }
 
 func (*Request_Status) isRequest_Kind() {}
+
+func (*Request_Headers) isRequest_Kind() {}
 
 func (*Request_Blocks) isRequest_Kind() {}
 
 func (*Request_Peers) isRequest_Kind() {}
 
-// One message of the answer to the request on the same stream. A request for
-// blocks is answered with a message for each block and an end; all others are
+// One message of the answer to the request on the same stream. Headers and
+// blocks come in as many messages as it takes, then an end; all else is
 // answered with one message.
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -383,8 +399,9 @@ type Response struct {
 	//
 	//	*Response_Failure
 	//	*Response_Status
+	//	*Response_Headers
 	//	*Response_Block
-	//	*Response_BlocksEnd
+	//	*Response_End
 	//	*Response_Peers
 	Kind          isResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
@@ -446,6 +463,15 @@ func (x *Response) GetStatus() *Status {
 	return nil
 }
 
+func (x *Response) GetHeaders() *Headers {
+	if x != nil {
+		if x, ok := x.Kind.(*Response_Headers); ok {
+			return x.Headers
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetBlock() *Block {
 	if x != nil {
 		if x, ok := x.Kind.(*Response_Block); ok {
@@ -455,10 +481,10 @@ func (x *Response) GetBlock() *Block {
 	return nil
 }
 
-func (x *Response) GetBlocksEnd() *BlocksEnd {
+func (x *Response) GetEnd() *End {
 	if x != nil {
-		if x, ok := x.Kind.(*Response_BlocksEnd); ok {
-			return x.BlocksEnd
+		if x, ok := x.Kind.(*Response_End); ok {
+			return x.End
 		}
 	}
 	return nil
@@ -485,46 +511,151 @@ type Response_Status struct {
 	Status *Status `protobuf:"bytes,2,opt,name=status,proto3,oneof"`
 }
 
-type Response_Block struct {
-	Block *Block `protobuf:"bytes,3,opt,name=block,proto3,oneof"`
+type Response_Headers struct {
+	Headers *Headers `protobuf:"bytes,3,opt,name=headers,proto3,oneof"`
 }
 
-type Response_BlocksEnd struct {
-	BlocksEnd *BlocksEnd `protobuf:"bytes,4,opt,name=blocks_end,json=blocksEnd,proto3,oneof"`
+type Response_Block struct {
+	Block *Block `protobuf:"bytes,4,opt,name=block,proto3,oneof"`
+}
+
+type Response_End struct {
+	End *End `protobuf:"bytes,5,opt,name=end,proto3,oneof"`
 }
 
 type Response_Peers struct {
-	Peers *PeersResponse `protobuf:"bytes,5,opt,name=peers,proto3,oneof"`
+	Peers *PeersResponse `protobuf:"bytes,6,opt,name=peers,proto3,oneof"`
 }
 
 func (*Response_Failure) isResponse_Kind() {}
 
 func (*Response_Status) isResponse_Kind() {}
 
+func (*Response_Headers) isResponse_Kind() {}
+
 func (*Response_Block) isResponse_Kind() {}
 
-func (*Response_BlocksEnd) isResponse_Kind() {}
+func (*Response_End) isResponse_Kind() {}
 
 func (*Response_Peers) isResponse_Kind() {}
 
-// Asks for the blocks that follow a common ancestor on the answerer's best
+// Asks for the headers that follow a common ancestor on the answerer's best
 // chain, ascending by height without gaps.
-type BlocksRequest struct {
+type HeadersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Block ids that the asker has, newest first, at growing distances and
 	// ending with genesis. The answer starts after the first of them that is on
 	// the answerer's best chain.
 	Locator [][]byte `protobuf:"bytes,1,rep,name=locator,proto3" json:"locator,omitempty"`
-	// Most blocks that the asker wants in one answer; the answerer may send
-	// fewer.
-	MaxBlocks     uint32 `protobuf:"varint,2,opt,name=max_blocks,json=maxBlocks,proto3" json:"max_blocks,omitempty"`
+	// Most headers that the asker wants. An answer of fewer says that there are
+	// no more.
+	MaxHeaders    uint32 `protobuf:"varint,2,opt,name=max_headers,json=maxHeaders,proto3" json:"max_headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeadersRequest) Reset() {
+	*x = HeadersRequest{}
+	mi := &file_minerd_v1_p2p_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeadersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeadersRequest) ProtoMessage() {}
+
+func (x *HeadersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_minerd_v1_p2p_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeadersRequest.ProtoReflect.Descriptor instead.
+func (*HeadersRequest) Descriptor() ([]byte, []int) {
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HeadersRequest) GetLocator() [][]byte {
+	if x != nil {
+		return x.Locator
+	}
+	return nil
+}
+
+func (x *HeadersRequest) GetMaxHeaders() uint32 {
+	if x != nil {
+		return x.MaxHeaders
+	}
+	return 0
+}
+
+// Some headers, in their canonical form of fixed length, one after the other.
+type Headers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Canonical     []byte                 `protobuf:"bytes,1,opt,name=canonical,proto3" json:"canonical,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Headers) Reset() {
+	*x = Headers{}
+	mi := &file_minerd_v1_p2p_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Headers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Headers) ProtoMessage() {}
+
+func (x *Headers) ProtoReflect() protoreflect.Message {
+	mi := &file_minerd_v1_p2p_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Headers.ProtoReflect.Descriptor instead.
+func (*Headers) Descriptor() ([]byte, []int) {
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Headers) GetCanonical() []byte {
+	if x != nil {
+		return x.Canonical
+	}
+	return nil
+}
+
+// Asks for blocks by id.
+type BlocksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Block ids, 32 bytes each. They are answered in this order; the answer may
+	// end early, after one block at the least.
+	Ids           [][]byte `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlocksRequest) Reset() {
 	*x = BlocksRequest{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[5]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +667,7 @@ func (x *BlocksRequest) String() string {
 func (*BlocksRequest) ProtoMessage() {}
 
 func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[5]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,47 +680,38 @@ func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksRequest.ProtoReflect.Descriptor instead.
 func (*BlocksRequest) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{5}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *BlocksRequest) GetLocator() [][]byte {
+func (x *BlocksRequest) GetIds() [][]byte {
 	if x != nil {
-		return x.Locator
+		return x.Ids
 	}
 	return nil
 }
 
-func (x *BlocksRequest) GetMaxBlocks() uint32 {
-	if x != nil {
-		return x.MaxBlocks
-	}
-	return 0
-}
-
-// Ends the answer to a request for blocks.
-type BlocksEnd struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The answerer's best chain goes on after the last block sent.
-	More          bool `protobuf:"varint,1,opt,name=more,proto3" json:"more,omitempty"`
+// Ends an answer of several messages.
+type End struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *BlocksEnd) Reset() {
-	*x = BlocksEnd{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[6]
+func (x *End) Reset() {
+	*x = End{}
+	mi := &file_minerd_v1_p2p_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *BlocksEnd) String() string {
+func (x *End) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*BlocksEnd) ProtoMessage() {}
+func (*End) ProtoMessage() {}
 
-func (x *BlocksEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[6]
+func (x *End) ProtoReflect() protoreflect.Message {
+	mi := &file_minerd_v1_p2p_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,16 +722,9 @@ func (x *BlocksEnd) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use BlocksEnd.ProtoReflect.Descriptor instead.
-func (*BlocksEnd) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *BlocksEnd) GetMore() bool {
-	if x != nil {
-		return x.More
-	}
-	return false
+// Deprecated: Use End.ProtoReflect.Descriptor instead.
+func (*End) Descriptor() ([]byte, []int) {
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{8}
 }
 
 // Asks for addresses of other peers of the same network.
@@ -621,7 +736,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[7]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +748,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[7]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +761,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{7}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{9}
 }
 
 type PeersResponse struct {
@@ -658,7 +773,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[8]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +785,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[8]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +798,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{8}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -705,7 +820,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[9]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +832,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[9]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +845,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{9}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Peer) GetId() []byte {
@@ -759,7 +874,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[10]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +886,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[10]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +899,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{10}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Failure) GetCode() Failure_Code {
@@ -819,26 +934,30 @@ const file_minerd_v1_p2p_proto_rawDesc = "" +
 	"\x03tip\x18\x02 \x01(\fR\x03tip\x12\x16\n" +
 	"\x06height\x18\x03 \x01(\x04R\x06height\x12\x1d\n" +
 	"\n" +
-	"total_work\x18\x04 \x01(\fR\ttotalWork\"\xa3\x01\n" +
+	"total_work\x18\x04 \x01(\fR\ttotalWork\"\xda\x01\n" +
 	"\aRequest\x12+\n" +
-	"\x06status\x18\x01 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x122\n" +
-	"\x06blocks\x18\x02 \x01(\v2\x18.minerd.v1.BlocksRequestH\x00R\x06blocks\x12/\n" +
-	"\x05peers\x18\x03 \x01(\v2\x17.minerd.v1.PeersRequestH\x00R\x05peersB\x06\n" +
-	"\x04kind\"\x82\x02\n" +
+	"\x06status\x18\x01 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x125\n" +
+	"\aheaders\x18\x02 \x01(\v2\x19.minerd.v1.HeadersRequestH\x00R\aheaders\x122\n" +
+	"\x06blocks\x18\x03 \x01(\v2\x18.minerd.v1.BlocksRequestH\x00R\x06blocks\x12/\n" +
+	"\x05peers\x18\x04 \x01(\v2\x17.minerd.v1.PeersRequestH\x00R\x05peersB\x06\n" +
+	"\x04kind\"\x9f\x02\n" +
 	"\bResponse\x12.\n" +
 	"\afailure\x18\x01 \x01(\v2\x12.minerd.v1.FailureH\x00R\afailure\x12+\n" +
-	"\x06status\x18\x02 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x12(\n" +
-	"\x05block\x18\x03 \x01(\v2\x10.minerd.v1.BlockH\x00R\x05block\x125\n" +
-	"\n" +
-	"blocks_end\x18\x04 \x01(\v2\x14.minerd.v1.BlocksEndH\x00R\tblocksEnd\x120\n" +
-	"\x05peers\x18\x05 \x01(\v2\x18.minerd.v1.PeersResponseH\x00R\x05peersB\x06\n" +
-	"\x04kind\"H\n" +
-	"\rBlocksRequest\x12\x18\n" +
-	"\alocator\x18\x01 \x03(\fR\alocator\x12\x1d\n" +
-	"\n" +
-	"max_blocks\x18\x02 \x01(\rR\tmaxBlocks\"\x1f\n" +
-	"\tBlocksEnd\x12\x12\n" +
-	"\x04more\x18\x01 \x01(\bR\x04more\"\x0e\n" +
+	"\x06status\x18\x02 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x12.\n" +
+	"\aheaders\x18\x03 \x01(\v2\x12.minerd.v1.HeadersH\x00R\aheaders\x12(\n" +
+	"\x05block\x18\x04 \x01(\v2\x10.minerd.v1.BlockH\x00R\x05block\x12\"\n" +
+	"\x03end\x18\x05 \x01(\v2\x0e.minerd.v1.EndH\x00R\x03end\x120\n" +
+	"\x05peers\x18\x06 \x01(\v2\x18.minerd.v1.PeersResponseH\x00R\x05peersB\x06\n" +
+	"\x04kind\"K\n" +
+	"\x0eHeadersRequest\x12\x18\n" +
+	"\alocator\x18\x01 \x03(\fR\alocator\x12\x1f\n" +
+	"\vmax_headers\x18\x02 \x01(\rR\n" +
+	"maxHeaders\"'\n" +
+	"\aHeaders\x12\x1c\n" +
+	"\tcanonical\x18\x01 \x01(\fR\tcanonical\"!\n" +
+	"\rBlocksRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\fR\x03ids\"\x05\n" +
+	"\x03End\"\x0e\n" +
 	"\fPeersRequest\"6\n" +
 	"\rPeersResponse\x12%\n" +
 	"\x05peers\x18\x01 \x03(\v2\x0f.minerd.v1.PeerR\x05peers\",\n" +
@@ -869,37 +988,41 @@ func file_minerd_v1_p2p_proto_rawDescGZIP() []byte {
 }
 
 var file_minerd_v1_p2p_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_minerd_v1_p2p_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_minerd_v1_p2p_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_minerd_v1_p2p_proto_goTypes = []any{
-	(Failure_Code)(0),     // 0: minerd.v1.Failure.Code
-	(*Block)(nil),         // 1: minerd.v1.Block
-	(*Hello)(nil),         // 2: minerd.v1.Hello
-	(*Status)(nil),        // 3: minerd.v1.Status
-	(*Request)(nil),       // 4: minerd.v1.Request
-	(*Response)(nil),      // 5: minerd.v1.Response
-	(*BlocksRequest)(nil), // 6: minerd.v1.BlocksRequest
-	(*BlocksEnd)(nil),     // 7: minerd.v1.BlocksEnd
-	(*PeersRequest)(nil),  // 8: minerd.v1.PeersRequest
-	(*PeersResponse)(nil), // 9: minerd.v1.PeersResponse
-	(*Peer)(nil),          // 10: minerd.v1.Peer
-	(*Failure)(nil),       // 11: minerd.v1.Failure
+	(Failure_Code)(0),      // 0: minerd.v1.Failure.Code
+	(*Block)(nil),          // 1: minerd.v1.Block
+	(*Hello)(nil),          // 2: minerd.v1.Hello
+	(*Status)(nil),         // 3: minerd.v1.Status
+	(*Request)(nil),        // 4: minerd.v1.Request
+	(*Response)(nil),       // 5: minerd.v1.Response
+	(*HeadersRequest)(nil), // 6: minerd.v1.HeadersRequest
+	(*Headers)(nil),        // 7: minerd.v1.Headers
+	(*BlocksRequest)(nil),  // 8: minerd.v1.BlocksRequest
+	(*End)(nil),            // 9: minerd.v1.End
+	(*PeersRequest)(nil),   // 10: minerd.v1.PeersRequest
+	(*PeersResponse)(nil),  // 11: minerd.v1.PeersResponse
+	(*Peer)(nil),           // 12: minerd.v1.Peer
+	(*Failure)(nil),        // 13: minerd.v1.Failure
 }
 var file_minerd_v1_p2p_proto_depIdxs = []int32{
 	3,  // 0: minerd.v1.Request.status:type_name -> minerd.v1.Status
-	6,  // 1: minerd.v1.Request.blocks:type_name -> minerd.v1.BlocksRequest
-	8,  // 2: minerd.v1.Request.peers:type_name -> minerd.v1.PeersRequest
-	11, // 3: minerd.v1.Response.failure:type_name -> minerd.v1.Failure
-	3,  // 4: minerd.v1.Response.status:type_name -> minerd.v1.Status
-	1,  // 5: minerd.v1.Response.block:type_name -> minerd.v1.Block
-	7,  // 6: minerd.v1.Response.blocks_end:type_name -> minerd.v1.BlocksEnd
-	9,  // 7: minerd.v1.Response.peers:type_name -> minerd.v1.PeersResponse
-	10, // 8: minerd.v1.PeersResponse.peers:type_name -> minerd.v1.Peer
-	0,  // 9: minerd.v1.Failure.code:type_name -> minerd.v1.Failure.Code
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 1: minerd.v1.Request.headers:type_name -> minerd.v1.HeadersRequest
+	8,  // 2: minerd.v1.Request.blocks:type_name -> minerd.v1.BlocksRequest
+	10, // 3: minerd.v1.Request.peers:type_name -> minerd.v1.PeersRequest
+	13, // 4: minerd.v1.Response.failure:type_name -> minerd.v1.Failure
+	3,  // 5: minerd.v1.Response.status:type_name -> minerd.v1.Status
+	7,  // 6: minerd.v1.Response.headers:type_name -> minerd.v1.Headers
+	1,  // 7: minerd.v1.Response.block:type_name -> minerd.v1.Block
+	9,  // 8: minerd.v1.Response.end:type_name -> minerd.v1.End
+	11, // 9: minerd.v1.Response.peers:type_name -> minerd.v1.PeersResponse
+	12, // 10: minerd.v1.PeersResponse.peers:type_name -> minerd.v1.Peer
+	0,  // 11: minerd.v1.Failure.code:type_name -> minerd.v1.Failure.Code
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_minerd_v1_p2p_proto_init() }
@@ -909,14 +1032,16 @@ func file_minerd_v1_p2p_proto_init() {
 	}
 	file_minerd_v1_p2p_proto_msgTypes[3].OneofWrappers = []any{
 		(*Request_Status)(nil),
+		(*Request_Headers)(nil),
 		(*Request_Blocks)(nil),
 		(*Request_Peers)(nil),
 	}
 	file_minerd_v1_p2p_proto_msgTypes[4].OneofWrappers = []any{
 		(*Response_Failure)(nil),
 		(*Response_Status)(nil),
+		(*Response_Headers)(nil),
 		(*Response_Block)(nil),
-		(*Response_BlocksEnd)(nil),
+		(*Response_End)(nil),
 		(*Response_Peers)(nil),
 	}
 	type x struct{}
@@ -925,7 +1050,7 @@ func file_minerd_v1_p2p_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_minerd_v1_p2p_proto_rawDesc), len(file_minerd_v1_p2p_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
