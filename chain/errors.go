@@ -45,6 +45,8 @@ type InvalidError struct {
 	Kind      Kind
 	Step      int // training step at which the difference showed; 0 where there is none
 	Got, Want string
+
+	computed bool // of a child whose parent's fault is not proved
 }
 
 func (e *InvalidError) Error() string {
@@ -64,9 +66,26 @@ func (e *InvalidError) Error() string {
 // Is makes errors.Is(err, kind) work.
 func (e *InvalidError) Is(target error) bool { return target == e.Kind }
 
-// Remember says whether the fault is proved by the header itself, so that its id may be remembered as invalid. A
-// version above ours is not: a newer program may know better.
-func (e *InvalidError) Remember() bool { return !bodyFaults[e.Kind] && e.Kind != ErrVersion }
+// Remember says whether the fault is one of the block, so that its id may be remembered as invalid: for good if it is
+// Proved, else for a while. A version above ours is not: a newer program may know better. Nor is a parent whose own fault
+// is not proved: the verdict on the parent may lapse, and then the child must not be held up.
+func (e *InvalidError) Remember() bool {
+	return !bodyFaults[e.Kind] && e.Kind != ErrVersion && !e.computed
+}
+
+// computedFaults are those that training or evaluation on this machine has shown: if it computed wrongly, the block may
+// be good.
+var computedFaults = map[Kind]bool{ErrEarlyRoot: true, ErrTrainedRoot: true, ErrLogitsDigest: true, ErrDiverged: true, ErrLossAfter: true}
+
+// Proved says whether the fault shows without training: then no machine's error can be its cause.
+func (e *InvalidError) Proved() bool { return !computedFaults[e.Kind] && !e.computed }
+
+// invalidParent is the fault of a block whose parent, or one before it, has the given fault.
+func invalidParent(which string, fault error) *InvalidError {
+	var f *InvalidError
+	computed := errors.As(fault, &f) && !f.Proved()
+	return &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", which, fault), computed: computed}
+}
 
 func invalid(k Kind, got, want any) error {
 	return &InvalidError{Kind: k, Got: fmt.Sprint(got), Want: fmt.Sprint(want)}

@@ -48,11 +48,9 @@ func (n *Network) Trial(template int, claimID Hash) nn.Trial {
 // InvalidError at the first difference; a difference in an early root ends it at once, so that a forged block costs
 // about twice the training really done, plus one step. The execution and the trained state are given as far as they
 // are known, also where the block is invalid: another block of the same claim is then judged without running it again.
-// onStep may be nil.
-func (n *Network) Execute(ctx context.Context, tr Trainer, template int, start *nn.State, b *Block, onStep func(int) error) (*Execution, *nn.State, error) {
+func (n *Network) Execute(ctx context.Context, tr Trainer, template int, start *nn.State, b *Block) (*Execution, *nn.State, error) {
 	t := n.Trial(template, b.Claim.ID())
 	t.EarlyRoots = true
-	t.OnStep = onStep
 	x := &Execution{Steps: t.Steps}
 	t.OnRoot = func(step int, root Hash) error {
 		x.EarlyRoots = append(x.EarlyRoots, root)

@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ type Manager struct {
 	changed     chan struct{}
 	pending     map[Hash]*pendingBlock
 	executed    executions
+	verdicts    verdicts
+	unfinished  bool // the store failed in the midst of a change of branches
 }
 
 // pendingBlock is a block that obeys all rules that can be checked without training, given its parent does.
@@ -65,7 +68,8 @@ type Added struct {
 	Ran      []bool
 }
 
-// OpenManager reads the best chain from the store, or begins it with genesis.
+// OpenManager reads the best chain from the store, or begins it with genesis. A change of branches that a crash cut short
+// goes on: its blocks were verified before it began.
 func OpenManager(ctx context.Context, net *Network, store Store, trainer Trainer, limits ModelLimits) (*Manager, error) {
 	m := &Manager{
 		net: net, store: store, trainer: trainer,
@@ -85,11 +89,59 @@ func OpenManager(ctx context.Context, net *Network, store Store, trainer Trainer
 		return nil, err
 	}
 	m.best = tip
-	err = store.Accounts(func(a Address, acc Account) error {
+	if err := store.Accounts(func(a Address, acc Account) error {
 		m.ledger = m.ledger.Set(a, acc)
 		return nil
-	})
-	return m, err
+	}); err != nil {
+		return nil, err
+	}
+	if err := m.checkAccounts(); err != nil {
+		return nil, err
+	}
+	if err := m.resume(); err != nil {
+		return nil, fmt.Errorf("going on with a change of branches: %w", err)
+	}
+	return m, nil
+}
+
+// checkAccounts holds the ledger against the root that the tip names.
+func (m *Manager) checkAccounts() error {
+	tip, err := m.store.Verified(m.best.ID)
+	if err != nil {
+		return fmt.Errorf("the tip: %w", err)
+	}
+	ledger := m.ledger
+	if m.best.Height > 0 { // the root that a block names is of the ledger before its reward
+		ledger = ledger.Apply(tip.Changes, false)
+	}
+	if root := ledger.Root(); root != tip.Block.LedgerRoot {
+		return fmt.Errorf("%w: the accounts have ledger root %s, the tip at height %d names %s",
+			ErrCorrupt, root.Short(), m.best.Height, tip.Block.LedgerRoot.Short())
+	}
+	return nil
+}
+
+// resume makes the verified block with the most work the tip, where that is not the tip already: a crash or a failure of
+// the store can end adopt in the middle, or come before it. Finality was weighed before the blocks were executed. Which of
+// two equal ones arrived first is not known any more: the tip stays, and else the lower id is taken.
+func (m *Manager) resume() error {
+	beside, err := m.store.Beside()
+	if err != nil {
+		return err
+	}
+	best := SideBlock{Work: m.best.Work}
+	for _, b := range beside {
+		c := b.Work.Cmp(best.Work)
+		if c > 0 || c == 0 && best.ID != (Hash{}) && bytes.Compare(b.ID[:], best.ID[:]) < 0 {
+			best = b
+		}
+	}
+	if best.ID == (Hash{}) {
+		m.unfinished = false
+		return nil
+	}
+	_, err = m.adopt(best.ID, Arrival{})
+	return err
 }
 
 func (m *Manager) begin(ctx context.Context) error {
@@ -146,6 +198,12 @@ type Job struct {
 // NewJob gives a job on the best chain. now is the local clock in Unix milliseconds.
 func (m *Manager) NewJob(ctx context.Context, now uint64) (*Job, error) {
 	m.mu.Lock()
+	if m.unfinished {
+		if err := m.resume(); err != nil {
+			m.mu.Unlock()
+			return nil, err
+		}
+	}
 	s, ledger, stale := m.best, m.ledger, m.changed
 	m.mu.Unlock()
 	base, err := m.net.Base(s, func(task uint32) (TaskStart, error) { return m.models.taskStart(ctx, task) })
@@ -164,7 +222,7 @@ func (m *Manager) NewJob(ctx context.Context, now uint64) (*Job, error) {
 func (m *Manager) Remember(claimID Hash, x *Execution, trained *nn.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.executed.put(claimID, x)
+	m.executed.put(claimID, x, forGood) // the miner ran it twice
 	m.models.remember(x.TrainedRoot, trained)
 }
 
@@ -180,7 +238,7 @@ func (m *Manager) Precheck(b *Block, now uint64) (known bool, err error) {
 	id := b.Header.ID()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known, err := m.judged(id); known || err != nil {
+	if known, err := m.judged(id, now); known || err != nil {
 		return known, err
 	}
 	if err := m.checkForm(b, now); err != nil {
@@ -190,7 +248,7 @@ func (m *Manager) Precheck(b *Block, now uint64) (known bool, err error) {
 		return !m.better(p.claimed.State, p.arrival), nil
 	}
 	// The ledger after a parent beside the tip takes some work to find: that is for Add.
-	_, err = m.check(b, b.Parent == m.best.ID)
+	_, err = m.check(b, now, b.Parent == m.best.ID)
 	if errors.Is(err, errNeedsStart) {
 		err = nil // its task's start is not worked out yet: that is for Add
 	}
@@ -209,7 +267,7 @@ func (m *Manager) checkForm(b *Block, now uint64) error {
 
 // judged says whether the block is on the best chain, or verified and no better (known), or remembered as invalid (its
 // fault).
-func (m *Manager) judged(id Hash) (known bool, err error) {
+func (m *Manager) judged(id Hash, now uint64) (known bool, err error) {
 	v, err := m.store.Verified(id)
 	if err == nil {
 		return v.State.Work.Cmp(m.best.Work) <= 0, nil
@@ -217,14 +275,34 @@ func (m *Manager) judged(id Hash) (known bool, err error) {
 	if !errors.Is(err, ErrNotFound) {
 		return false, err
 	}
-	fault, err := m.store.Invalid(id)
-	if err == nil {
-		return false, fault
-	}
-	if !errors.Is(err, ErrNotFound) {
+	fault, err := m.fault(id, now)
+	if err != nil {
 		return false, err
 	}
+	if fault != nil {
+		return false, fault
+	}
 	return false, nil
+}
+
+// fault is what is remembered against a block; nil where nothing is, or where a verdict of this machine has lapsed.
+func (m *Manager) fault(id Hash, now uint64) (*InvalidError, error) {
+	f, err := m.store.Invalid(id)
+	if err == nil && f.Proved() {
+		return f, nil
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	v, ok := m.verdicts.byID[id]
+	switch {
+	case !ok:
+		return nil, nil
+	case v.lapsed(now):
+		m.executed.lapse(v.claim, now)
+		return nil, nil
+	}
+	return v.fault, nil
 }
 
 // errNeedsStart says that a task's start must be worked out first, which takes an evaluation.
@@ -233,7 +311,7 @@ var errNeedsStart = errors.New("start of the task is not known yet")
 // check holds a block of good form against its parent, all rules up to the training, and against what is remembered of
 // its claim's training. What costs more comes last, and only where withLedger says so: the ledger after a parent that is
 // far from the tip. Without it, there is no pendingBlock.
-func (m *Manager) check(b *Block, withLedger bool) (*pendingBlock, error) {
+func (m *Manager) check(b *Block, now uint64, withLedger bool) (*pendingBlock, error) {
 	var parent State
 	var ledger func() (Ledger, error)
 	if p := m.pending[b.Parent]; p != nil {
@@ -241,8 +319,10 @@ func (m *Manager) check(b *Block, withLedger bool) (*pendingBlock, error) {
 	} else {
 		v, err := m.store.Verified(b.Parent)
 		if errors.Is(err, ErrNotFound) {
-			if fault, err := m.store.Invalid(b.Parent); err == nil {
-				return nil, &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", b.Parent.Short(), fault)}
+			if fault, err := m.fault(b.Parent, now); err != nil {
+				return nil, err
+			} else if fault != nil {
+				return nil, invalidParent(b.Parent.Short(), fault)
 			}
 			return nil, fmt.Errorf("%w: %s", ErrOrphan, b.Parent.Short())
 		}
@@ -333,92 +413,131 @@ func (m *Manager) branch(v Verified) (branch []Verified, fork Verified, err erro
 }
 
 // Add takes a block. It executes it (and unverified ancestors) if its chain claims more work than the best one, or
-// as much and came in first, and makes it the tip if it proves valid. now is the local clock in Unix milliseconds,
-// arrival from Arrive when the block came in. onStep may block at each training step; it may be nil.
+// as much and came in first, and makes it the tip if it proves valid. All of a new branch is verified before the old one
+// is left; where a block of it proves invalid or cannot be judged, those below it are taken if they are better by
+// themselves. now is the local clock in Unix milliseconds, arrival from Arrive when the block came in.
 //
 // The error is an InvalidError, a reason why the block is not judged (ErrOrphan, ErrFuture, ErrFinality, ErrSideFull),
 // or a local fault; VerdictOf tells them apart.
-func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival, onStep func(int) error) (added Added, err error) {
+func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival) (added Added, err error) {
 	p, known, err := m.link(ctx, b, now, arrival)
 	if err != nil {
-		return added, m.remember(b, err)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return added, m.remember(b, err, now)
 	}
 	if known {
 		return Added{Known: true}, nil
 	}
 	seen := p.block != b // it came before and waits beside the best chain
+	var snapshots []Hash // roots of model states on the way that are kept, however long the branch is
 	for {
-		next, done, err := m.advance(p, &added)
+		path, best, err := m.advance(p, &added)
 		if err != nil {
 			return added, err
 		}
-		if done {
+		if len(path) == 0 {
 			if !added.Known && !added.Side {
-				m.models.retain(added.State)
+				m.models.retain(added.State, nil)
 			}
 			added.Known = added.Known || added.Side && seen
 			return added, nil
 		}
-		ran, err := m.verify(ctx, next, onStep)
-		if ran {
-			added.Executed++
-		}
-		if err != nil {
-			m.drop(next, err)
-			if next != p && VerdictOf(err) == Invalid {
-				err = &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("height %d: %v", next.block.Height, err)}
+		for _, next := range path {
+			if tip, _ := m.Best(); tip.ID != best.ID {
+				break // another call has made another block the tip: look again
 			}
-			return added, err
+			ran, err := m.verify(ctx, next, now)
+			if ran {
+				added.Executed++
+			}
+			if err != nil {
+				if VerdictOf(err) == Invalid {
+					m.drop(next, err, now)
+					if next != p {
+						err = invalidParent(fmt.Sprintf("height %d", next.block.Height), err)
+					}
+				}
+				return added, errors.Join(err, m.adoptPart(&added, arrival))
+			}
+			added.Verified = append(added.Verified, next.claimed)
+			added.Ran = append(added.Ran, ran)
+			if len(path) > 1 {
+				if next.block.Height%uint64(m.net.SnapshotInterval) == 0 {
+					snapshots = append(snapshots, next.claimed.State.ModelRoot)
+				}
+				m.models.retain(best, append(snapshots[:len(snapshots):len(snapshots)], next.claimed.State.ModelRoot))
+			}
 		}
-		added.Verified = append(added.Verified, next.claimed)
-		added.Ran = append(added.Ran, ran)
 	}
 }
 
-// advance gives the next block that must be verified before p can be the tip; where there is none, it makes p the tip
-// or leaves it beside, and is done.
-func (m *Manager) advance(p *pendingBlock, added *Added) (next *pendingBlock, done bool, err error) {
+// advance gives the blocks that must be verified before p can be the tip, oldest first, and the best chain that it is
+// held against; where there are none, it makes p the tip or leaves it beside.
+func (m *Manager) advance(p *pendingBlock, added *Added) (path []*pendingBlock, best State, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id, better := p.claimed.State.ID, m.better(p.claimed.State, p.arrival)
 	if m.pending[id] != p { // another call has judged it meanwhile, or it had to make room
 		_, err := m.store.Verified(id)
 		if errors.Is(err, ErrNotFound) {
-			if _, err = m.judged(id); err == nil {
+			if _, err = m.judged(id, 0); err == nil {
 				err = ErrSideFull
 			}
 		}
 		if err != nil {
-			return nil, true, err
+			return nil, best, err
 		}
 		if !better {
 			added.Known = true
-			return nil, true, nil
+			return nil, best, nil
 		}
 	}
 	added.State = p.claimed.State
 	if !better {
 		added.Side = true
-		return nil, true, nil
+		return nil, best, nil
 	}
-	path, err := m.unverified(p)
-	if err != nil {
-		return nil, false, err
-	}
-	if len(path) > 0 {
-		return path[0], false, nil
+	path, err = m.unverified(p)
+	if err != nil || len(path) > 0 {
+		return path, m.best, err
 	}
 	added.Reverted, err = m.adopt(p.claimed.State.ID, p.arrival)
-	return nil, true, err
+	return nil, best, err
 }
 
-// remember keeps a fault that the header proves.
-func (m *Manager) remember(b *Block, err error) error {
+// adoptPart makes the last of the blocks that a call has verified the tip if it is better, though one above it was not
+// found valid.
+func (m *Manager) adoptPart(added *Added, arrival Arrival) (err error) {
+	if len(added.Verified) == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	last := added.Verified[len(added.Verified)-1].State
+	if last.Work.Cmp(m.best.Work) <= 0 {
+		return nil
+	}
+	added.State = last
+	added.Reverted, err = m.adopt(last.ID, arrival)
+	return err
+}
+
+// remember keeps a fault: for good one that the header proves, for a while one that training here has shown.
+func (m *Manager) remember(b *Block, err error, now uint64) error {
 	var fault *InvalidError
-	if errors.As(err, &fault) && fault.Remember() {
-		if perr := m.store.PutInvalid(b.Header.ID(), fault); perr != nil {
-			return errors.Join(err, perr)
+	if !errors.As(err, &fault) || !fault.Remember() {
+		return err
+	}
+	id := b.Header.ID()
+	if !fault.Proved() {
+		if known, _ := m.fault(id, now); known == nil {
+			m.verdicts.put(id, b.Claim.ID(), fault, now)
 		}
+		return err
+	}
+	if perr := m.store.PutInvalid(id, fault); perr != nil {
+		return errors.Join(err, perr)
 	}
 	return err
 }
@@ -455,7 +574,12 @@ func (m *Manager) parentState(id Hash) (State, error) {
 func (m *Manager) tryLink(b *Block, id Hash, now uint64, arrival Arrival) (p *pendingBlock, known bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known, err := m.judged(id); known || err != nil {
+	if m.unfinished {
+		if err := m.resume(); err != nil {
+			return nil, false, err
+		}
+	}
+	if known, err := m.judged(id, now); known || err != nil {
 		return nil, known, err
 	}
 	if err := m.checkForm(b, now); err != nil {
@@ -464,7 +588,7 @@ func (m *Manager) tryLink(b *Block, id Hash, now uint64, arrival Arrival) (p *pe
 	if p := m.pending[id]; p != nil {
 		return p, false, nil
 	}
-	if p, err = m.check(b, true); err != nil {
+	if p, err = m.check(b, now, true); err != nil {
 		return nil, false, err
 	}
 	p.arrival = arrival
@@ -515,29 +639,24 @@ func (m *Manager) better(s State, arrival Arrival) bool {
 
 // unverified is the path of pending ancestors of p and p itself that are not verified, oldest first; ErrFinality where
 // the chain would replace too much.
-func (m *Manager) unverified(p *pendingBlock) ([]*pendingBlock, error) {
-	var path []*pendingBlock
-	q := p
-	for {
-		if _, err := m.store.Verified(q.claimed.State.ID); errors.Is(err, ErrNotFound) {
-			path = append(path, q)
-		} else if err != nil {
-			return nil, err
-		}
-		parent := m.pending[q.block.Parent]
-		if parent == nil {
+func (m *Manager) unverified(p *pendingBlock) (path []*pendingBlock, err error) {
+	var v Verified // the last one that is; below it all are
+	for id := p.claimed.State.ID; ; {
+		v, err = m.store.Verified(id)
+		if err == nil {
 			break
 		}
-		q = parent
+		if !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		q := m.pending[id]
+		if q == nil {
+			return nil, fmt.Errorf("%w: %s, below a block that was kept", ErrOrphan, id.Short())
+		}
+		path = append(path, q)
+		id = q.block.Parent
 	}
 	slices.Reverse(path)
-	v, err := m.store.Verified(q.block.Parent)
-	if errors.Is(err, ErrNotFound) {
-		return nil, fmt.Errorf("%w: %s, below a block that was kept", ErrOrphan, q.block.Parent.Short())
-	}
-	if err != nil {
-		return nil, err
-	}
 	_, fork, err := m.branch(v)
 	if err != nil {
 		return nil, err
@@ -553,7 +672,7 @@ func (m *Manager) unverified(p *pendingBlock) ([]*pendingBlock, error) {
 }
 
 // verify judges one block whose parent is verified, by what is remembered of its claim or by running it.
-func (m *Manager) verify(ctx context.Context, p *pendingBlock, onStep func(int) error) (ran bool, err error) {
+func (m *Manager) verify(ctx context.Context, p *pendingBlock, now uint64) (ran bool, err error) {
 	claimID := p.block.Claim.ID()
 	m.mu.Lock()
 	x := m.executed.get(claimID)
@@ -568,9 +687,9 @@ func (m *Manager) verify(ctx context.Context, p *pendingBlock, onStep func(int) 
 		if err != nil {
 			return false, err
 		}
-		x, trained, err := m.net.Execute(ctx, m.trainer, p.base.Template, start, p.block, onStep)
+		x, trained, err := m.net.Execute(ctx, m.trainer, p.base.Template, start, p.block)
 		m.mu.Lock()
-		m.executed.put(claimID, x)
+		m.executed.put(claimID, x, now)
 		if x.Complete {
 			m.models.remember(x.TrainedRoot, trained)
 		}
@@ -585,18 +704,21 @@ func (m *Manager) verify(ctx context.Context, p *pendingBlock, onStep func(int) 
 			return ran, err
 		}
 	}
-	return ran, m.store.PutVerified(p.claimed)
-}
-
-// drop forgets a pending block that could not be verified; if it is invalid, that is remembered, and all that stands
-// on it goes too.
-func (m *Manager) drop(p *pendingBlock, err error) {
-	if VerdictOf(err) != Invalid {
-		return // it stays, and is tried again with the next block on it, or when it is sent again
+	if err := m.store.PutVerified(p.claimed); err != nil {
+		return ran, err
 	}
-	_ = m.remember(p.block, err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.executed.confirm(claimID)
+	return ran, nil
+}
+
+// drop forgets a pending block that is invalid, and all that stands on it, and remembers the fault. One that could not
+// be judged stays, and is tried again with the next block on it, or when it is sent again.
+func (m *Manager) drop(p *pendingBlock, err error, now uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_ = m.remember(p.block, err, now)
 	gone := []Hash{p.claimed.State.ID}
 	for len(gone) > 0 {
 		id := gone[0]
@@ -605,14 +727,13 @@ func (m *Manager) drop(p *pendingBlock, err error) {
 		for child, q := range m.pending {
 			if q.block.Parent == id {
 				gone = append(gone, child)
-				_ = m.remember(q.block, &InvalidError{Kind: ErrInvalidParent, Got: fmt.Sprintf("%s: %v", id.Short(), err)})
 			}
 		}
 	}
 }
 
-// adopt makes a verified block the tip: blocks are disconnected down to the fork and connected up to p, each in a
-// transaction of its own, so that a crash leaves a valid, shorter chain.
+// adopt makes a verified block the tip: blocks are disconnected down to the fork and connected up to it, each in a
+// transaction of its own, so that a crash leaves a valid, shorter chain, from which resume goes on.
 func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 	v, err := m.store.Verified(id)
 	if err != nil {
@@ -622,6 +743,7 @@ func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	m.unfinished = true
 	defer func() {
 		close(m.changed)
 		m.changed = make(chan struct{})
@@ -648,7 +770,7 @@ func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 		}
 		m.best, m.ledger = b.State, m.ledger.Apply(b.Changes, true)
 	}
-	m.bestArrival = arrival.Number
+	m.bestArrival, m.unfinished = arrival.Number, false
 	for id, q := range m.pending {
 		if _, err := m.store.Verified(id); err == nil || q.block.Height+uint64(m.net.FinalityDepth) < m.best.Height {
 			delete(m.pending, id)

@@ -190,7 +190,7 @@ func TestTies(t *testing.T) {
 		first, later := n.Arrive(""), n.Arrive("")
 		add := func(l *link, arrival chain.Arrival) chain.Added {
 			t.Helper()
-			got, err := n.Add(ctx, l.block, l.block.Time, arrival, nil)
+			got, err := n.Add(ctx, l.block, l.block.Time, arrival)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -249,7 +249,7 @@ func TestOvertaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			add := func(l *link) chain.Added {
-				a, err := m.Add(context.Background(), l.block, l.block.Time, m.Arrive(""), nil)
+				a, err := m.Add(context.Background(), l.block, l.block.Time, m.Arrive(""))
 				if err != nil {
 					t.Error(err)
 				}
@@ -283,7 +283,7 @@ func TestOrphanAndFuture(t *testing.T) {
 		if _, err := n.Precheck(b, now); !errors.Is(err, want) {
 			t.Errorf("Precheck: %v, want %v", err, want)
 		}
-		_, err := n.Add(context.Background(), b, now, n.Arrive(""), nil)
+		_, err := n.Add(context.Background(), b, now, n.Arrive(""))
 		if !errors.Is(err, want) || chain.VerdictOf(err) != chain.Unverified || n.remembered(b) {
 			t.Errorf("Add: %v, want %v", err, want)
 		}
@@ -293,7 +293,7 @@ func TestOrphanAndFuture(t *testing.T) {
 	}
 	refuse(ls[1].block, ls[1].block.Time, chain.ErrOrphan)
 	refuse(ls[0].block, ls[0].block.Time-w.MaxFuture-1, chain.ErrFuture)
-	if _, err := n.Add(context.Background(), ls[0].block, ls[0].block.Time-w.MaxFuture, n.Arrive(""), nil); err != nil {
+	if _, err := n.Add(context.Background(), ls[0].block, ls[0].block.Time-w.MaxFuture, n.Arrive("")); err != nil {
 		t.Errorf("as far ahead as is allowed: %v", err)
 	}
 	n.add(ls[1])
@@ -320,7 +320,8 @@ func TestInvalidInTheMiddle(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 	n.at(slow[4])
-	if !n.remembered(bad) || !n.remembered(top.block) || n.remembered(fast[0].block) {
+	// The verdict on the bad block may lapse; then its child must not be held up.
+	if !n.remembered(bad) || n.remembered(top.block) || n.remembered(fast[0].block) {
 		t.Errorf("remembered: bad %v, its child %v, its parent %v", n.remembered(bad), n.remembered(top.block), n.remembered(fast[0].block))
 	}
 	before := n.trainer.trains.Load()
@@ -447,7 +448,7 @@ func TestWrongMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Add(context.Background(), second.block, second.block.Time, m.Arrive(""), nil)
+	_, err = m.Add(context.Background(), second.block, second.block.Time, m.Arrive(""))
 	if err == nil || chain.VerdictOf(err) != chain.Unverified || n.remembered(second.block) {
 		t.Errorf("error is %v", err)
 	}
@@ -548,12 +549,13 @@ func TestCancelled(t *testing.T) {
 	l := w.mine(w.genesis(), how{})
 	n := newNode(w)
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := n.Add(ctx, l.block, l.block.Time, n.Arrive(""), func(step int) error {
+	n.trainer.onStep = func(step int) error {
 		if step == 10 {
 			cancel()
 		}
 		return nil
-	})
+	}
+	_, err := n.Add(ctx, l.block, l.block.Time, n.Arrive(""))
 	if !errors.Is(err, context.Canceled) || chain.VerdictOf(err) != chain.Unverified || n.remembered(l.block) {
 		t.Fatalf("error is %v", err)
 	}
@@ -575,7 +577,7 @@ func TestSideFull(t *testing.T) {
 	forger := func() (chain.Added, error) {
 		forged = clone(forged)
 		w.grindNonce(forged, ls[0].base, true)
-		return n.Add(context.Background(), forged, forged.Time, n.Arrive("forger"), nil)
+		return n.Add(context.Background(), forged, forged.Time, n.Arrive("forger"))
 	}
 	var full int
 	for range chain.MaxSide + 10 {
@@ -593,7 +595,7 @@ func TestSideFull(t *testing.T) {
 	// Others have room, also for side blocks: the forger's make it.
 	for _, from := range []string{"honest", "other", "honest"} {
 		beside := w.mine(g, how{nonce: uint64(n.Arrive("").Number)}).block
-		if a, err := n.Add(context.Background(), beside, beside.Time, n.Arrive(from), nil); err != nil || !a.Side {
+		if a, err := n.Add(context.Background(), beside, beside.Time, n.Arrive(from)); err != nil || !a.Side {
 			t.Errorf("%+v, %v", a, err)
 		}
 	}
@@ -619,7 +621,7 @@ func TestConcurrentAdd(t *testing.T) {
 			for len(left) > 0 {
 				r.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
 				left = slices.DeleteFunc(left, func(l *link) bool {
-					_, err := n.Add(context.Background(), l.block, l.block.Time, n.Arrive(""), nil)
+					_, err := n.Add(context.Background(), l.block, l.block.Time, n.Arrive(""))
 					if err != nil && !errors.Is(err, chain.ErrOrphan) {
 						t.Errorf("height %d: %v", l.block.Height, err)
 					}

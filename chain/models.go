@@ -49,7 +49,8 @@ func newModels(net *Network, store Store, trainer Trainer, limits ModelLimits) (
 	return m, nil
 }
 
-// taskStart is the root of a task's initial state and its evaluation loss.
+// taskStart is the root of a task's initial state and its evaluation loss. The loss is worked out twice, since it is kept
+// and all blocks of the task hang on it: a machine's error in it would shut out the whole network.
 func (m *models) taskStart(ctx context.Context, task uint32) (TaskStart, error) {
 	if s, err := m.store.TaskStart(task); !errors.Is(err, ErrNotFound) {
 		return s, err
@@ -62,6 +63,13 @@ func (m *models) taskStart(ctx context.Context, task uint32) (TaskStart, error) 
 	loss, _, err := m.trainer.Evaluate(ctx, m.net.TemplateIndex(task), init, EvaluationSplit)
 	if err != nil {
 		return TaskStart{}, err
+	}
+	again, _, err := m.trainer.Evaluate(ctx, m.net.TemplateIndex(task), init, EvaluationSplit)
+	if err != nil {
+		return TaskStart{}, err
+	}
+	if math.Float32bits(again) != math.Float32bits(loss) {
+		return TaskStart{}, fmt.Errorf("evaluating the start of task %d twice gave %v and %v: this machine computes wrongly", task, loss, again)
 	}
 	s := TaskStart{Root: root, Loss: math.Float32bits(loss)}
 	return s, m.store.PutTaskStart(task, s)
@@ -202,9 +210,10 @@ func (m *models) save(root Hash, height uint64) error {
 }
 
 // retain deletes model states that the limits do not keep: all but the newest, those in force at the heights of
-// snapshots down to the finality depth, and the tip's. Where they take too many bytes, the oldest of the newest go, and
-// then the oldest snapshots.
-func (m *models) retain(tip State) {
+// snapshots down to the finality depth, the tip's, and those of a branch that is being verified, of which the last is
+// what its next block trains from. Where they take too many bytes, the oldest of the newest go, and then the oldest
+// snapshots.
+func (m *models) retain(tip State, branch []Hash) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var total int64
@@ -217,14 +226,20 @@ func (m *models) retain(tip State) {
 	if len(list) <= m.limits.Recent && !large() {
 		return
 	}
+	needed := map[Hash]bool{tip.ModelRoot: true}
 	keep := m.snapshots(tip)
-	keep[tip.ModelRoot] = true
+	for _, root := range branch {
+		keep[root] = true
+	}
+	if len(branch) > 0 {
+		needed[branch[len(branch)-1]] = true
+	}
 	slices.SortFunc(list, func(a, b StoredModel) int { return cmp.Compare(b.Height, a.Height) })
 	for _, snapshots := range []bool{false, true} {
 		for i := len(list) - 1; i >= 0; i-- {
 			s := list[i]
-			spare := !keep[s.Root] && (i >= m.limits.Recent || large()) || snapshots && large() && s.Root != tip.ModelRoot
-			if _, there := m.stored[s.Root]; !there || !spare {
+			spare := !keep[s.Root] && (i >= m.limits.Recent || large()) || snapshots && large()
+			if _, there := m.stored[s.Root]; !there || !spare || needed[s.Root] {
 				continue
 			}
 			if err := m.store.DeleteModel(s.Root); err != nil {

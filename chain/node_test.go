@@ -36,7 +36,7 @@ func open(w *world, s *store.Memory, limits chain.ModelLimits) *node {
 
 // try adds a block at the time that it names.
 func (n *node) try(b *chain.Block) (chain.Added, error) {
-	return n.Add(context.Background(), b, b.Time, n.Arrive(""), nil)
+	return n.Add(context.Background(), b, b.Time, n.Arrive(""))
 }
 
 // add adds good blocks and gives what became of the last one.
@@ -97,14 +97,14 @@ func (n *node) hasModel(l *link) {
 	}
 }
 
-// remembered says whether the block's id is kept as invalid.
+// remembered says whether the block's id is kept as invalid, for good or for a while.
 func (n *node) remembered(b *chain.Block) bool {
 	n.t.Helper()
 	_, err := n.store.Invalid(b.Header.ID())
 	if err != nil && !errors.Is(err, chain.ErrNotFound) {
 		n.t.Fatal(err)
 	}
-	return err == nil
+	return err == nil || n.HasVerdict(b.Header.ID())
 }
 
 func clone(b *chain.Block) *chain.Block {

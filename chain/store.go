@@ -19,6 +19,8 @@ type Store interface {
 	BlockID(height uint64) (Hash, error)
 	// PutVerified keeps a valid block that is not (yet) on the best chain.
 	PutVerified(v Verified) error
+	// Beside lists the valid blocks that are not on the best chain, in no order.
+	Beside() ([]SideBlock, error)
 	// Connect keeps the block, makes it the tip, and applies its changes to the accounts, all in one durable
 	// transaction. Its parent is the tip (there is none for genesis).
 	Connect(v Verified) error
@@ -44,6 +46,12 @@ type Store interface {
 	Models() ([]StoredModel, error)
 	// DeleteModel removes a model state; none there is no error.
 	DeleteModel(root Hash) error
+}
+
+// SideBlock is a valid block that is not on the best chain, with the work of its own chain.
+type SideBlock struct {
+	ID   Hash
+	Work Work
 }
 
 // StoredModel is a kept model state: its root, the height of the block that made it, and its size in bytes.

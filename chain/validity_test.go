@@ -155,19 +155,29 @@ func TestValidity(t *testing.T) {
 			n.at(c.of)
 		})
 	}
-	t.Run("parent invalid", func(t *testing.T) {
-		bad := clone(up.block)
-		bad.LossAfter--
-		child := w.mine(&link{block: bad, state: w.forged(parent, bad).state, ledger: up.ledger, model: up.model}, how{}).block
-		n := newNode(w)
-		n.add(parents...)
-		if _, err := n.try(bad); !errors.Is(err, chain.ErrLossAfter) {
-			t.Fatal(err)
-		}
-		checkRefused(t, n, child, corruption{kind: chain.ErrInvalidParent})
-		produced[chain.ErrInvalidParent] = true
-		n.at(parent)
-	})
+	for _, c := range []struct {
+		name   string
+		change func(*chain.Block)
+		kind   error
+		forget bool // the child: the verdict on its parent may lapse
+	}{
+		{"parent invalid", func(b *chain.Block) { b.LossBefore++ }, chain.ErrLossBefore, false},
+		{"parent invalid by training", func(b *chain.Block) { b.LossAfter-- }, chain.ErrLossAfter, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bad := clone(up.block)
+			c.change(bad)
+			child := w.mine(&link{block: bad, state: w.forged(parent, bad).state, ledger: up.ledger, model: up.model}, how{}).block
+			n := newNode(w)
+			n.add(parents...)
+			if _, err := n.try(bad); !errors.Is(err, c.kind) {
+				t.Fatal(err)
+			}
+			checkRefused(t, n, child, corruption{kind: chain.ErrInvalidParent, forget: c.forget})
+			produced[chain.ErrInvalidParent] = true
+			n.at(parent)
+		})
+	}
 	t.Run("diverges", func(t *testing.T) {
 		testDiverged(t)
 		produced[chain.ErrDiverged] = true
@@ -282,7 +292,7 @@ func TestEvaluationDiverges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Add(context.Background(), l.block, l.block.Time, m.Arrive(""), nil)
+	_, err = m.Add(context.Background(), l.block, l.block.Time, m.Arrive(""))
 	if !errors.Is(err, chain.ErrDiverged) || chain.VerdictOf(err) != chain.Invalid {
 		t.Errorf("error is %v", err)
 	}
@@ -351,13 +361,12 @@ func TestForgeryCost(t *testing.T) {
 		b.StateRoot = b.TrainedRoot
 	}
 	n := newNode(w)
-	steps := 0
-	_, err := n.Add(context.Background(), b, b.Time, n.Arrive(""), func(int) error { steps++; return nil })
+	_, err := n.try(b)
 	var fault *chain.InvalidError
 	if !errors.As(err, &fault) || fault.Kind != chain.ErrEarlyRoot || fault.Step != 32 {
 		t.Fatal(err)
 	}
-	if steps != 32 || n.trainer.steps.Load() != 32 {
+	if steps := n.trainer.steps.Load(); steps != 32 {
 		t.Errorf("it cost %d steps", steps)
 	}
 	b.LossAfter--
@@ -371,21 +380,23 @@ func TestForgeryCost(t *testing.T) {
 	n.at(l)
 }
 
-// TestOnStepStops: an error of onStep is no fault of the block.
-func TestOnStepStops(t *testing.T) {
+// TestTrainerStops: an error of the trainer within a trial is no fault of the block.
+func TestTrainerStops(t *testing.T) {
 	w := newWorld(t, nil)
 	l := w.mine(w.genesis(), how{})
 	n := newNode(w)
 	stop := errors.New("stop")
-	_, err := n.Add(context.Background(), l.block, l.block.Time, n.Arrive(""), func(step int) error {
+	n.trainer.onStep = func(step int) error {
 		if step == 40 {
 			return stop
 		}
 		return nil
-	})
+	}
+	_, err := n.try(l.block)
 	if !errors.Is(err, stop) || chain.VerdictOf(err) != chain.Unverified || n.remembered(l.block) {
 		t.Fatal(err)
 	}
+	n.trainer.onStep = nil
 	n.add(l)
 	n.at(l)
 }

@@ -88,13 +88,25 @@ func squares(n int, seed byte) nn.Samples {
 	return s
 }
 
-// trainer is a chain.Trainer over the plain engine. It counts what it does; before, if set, may fail a trial.
+// trainer is a chain.Trainer over the plain engine. It counts what it does; before and onStep, if set, may fail a trial.
 type trainer struct {
 	net    *chain.Network
 	data   [3]nn.Samples
 	trains atomic.Int64
 	steps  atomic.Int64
 	before func() error
+	onStep func(step int) error
+	memo   map[[32]byte]memo // if set, no claim is trained twice
+
+	wrong     bool // its trials end in another state than they should
+	wrongLoss bool // every other evaluation gives another loss
+	evals     int
+}
+
+// memo is what a claim's trial gave, by the seed of its first batch.
+type memo struct {
+	trained nn.Trained
+	roots   []chain.Hash
 }
 
 func newTrainer(n *chain.Network) *trainer {
@@ -108,19 +120,64 @@ func (r *trainer) Train(ctx context.Context, template int, start *nn.State, t nn
 			return nil, err
 		}
 	}
+	if r.memo != nil {
+		return r.remembered(ctx, template, start, t)
+	}
 	onStep := t.OnStep
 	t.OnStep = func(step int) error {
 		r.steps.Add(1)
-		if onStep == nil {
+		for _, f := range []func(int) error{onStep, r.onStep} {
+			if f != nil {
+				if err := f(step); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	got, err := nn.NewPlain(r.net.Templates[template].Net).Train(ctx, start, r.data[chain.TrainSplit], t)
+	if err == nil && r.wrong {
+		got.Root[0] ^= 1
+	}
+	return got, err
+}
+
+// remembered trains a trial once.
+func (r *trainer) remembered(ctx context.Context, template int, start *nn.State, t nn.Trial) (*nn.Trained, error) {
+	got, ok := r.memo[t.BatchSeed(0)]
+	if !ok {
+		once := t
+		once.EarlyRoots = true
+		once.OnRoot = func(_ int, root chain.Hash) error {
+			got.roots = append(got.roots, root)
 			return nil
 		}
-		return onStep(step)
+		trained, err := nn.NewPlain(r.net.Templates[template].Net).Train(ctx, start, r.data[chain.TrainSplit], once)
+		if err != nil {
+			return nil, err
+		}
+		got.trained = *trained
+		r.memo[t.BatchSeed(0)] = got
 	}
-	return nn.NewPlain(r.net.Templates[template].Net).Train(ctx, start, r.data[chain.TrainSplit], t)
+	if t.OnRoot != nil {
+		for i, root := range got.roots {
+			if err := t.OnRoot(1<<i, root); err != nil {
+				return nil, err
+			}
+		}
+	}
+	trained := got.trained
+	return &trained, nil
 }
 
 func (r *trainer) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (float32, int, error) {
-	return nn.NewPlain(r.net.Templates[template].Net).Evaluate(ctx, s, r.data[split])
+	loss, correct, err := nn.NewPlain(r.net.Templates[template].Net).Evaluate(ctx, s, r.data[split])
+	if r.wrongLoss {
+		if r.evals++; r.evals%2 == 0 {
+			loss++
+		}
+	}
+	return loss, correct, err
 }
 
 // world mines blocks on any block, by the rules alone and without a manager.

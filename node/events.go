@@ -53,7 +53,8 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 		n.log.Warn("a block has a newer version: if others run a newer minerd, so should you", append(fields, zap.Error(err))...)
 	case chain.VerdictOf(err) == chain.Invalid:
 		logRefused(n.log, b, from, took, err)
-	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, chain.ErrSideFull), errors.Is(err, context.Canceled):
+	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, chain.ErrSideFull), errors.Is(err, context.Canceled),
+		errors.Is(err, ErrDiskFull): // which was told already
 		n.log.Debug("block waits", append(fields, zap.Error(err))...)
 	case errors.Is(err, chain.ErrFinality):
 		n.log.Error("a branch forks below the finality depth and is not adopted: if others follow it, find out which is right", append(fields, zap.Error(err))...)
@@ -61,7 +62,7 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 		n.log.Error("block could not be judged: a fault of this machine", append(fields, zap.Error(err))...)
 	}
 	if added.Reverted > 0 {
-		n.log.Info("reorg", zap.Int("reverted", added.Reverted), zap.Uint64("height", b.Height), zap.Stringer("block_id", b.Header.ID()))
+		n.log.Info("reorg", zap.Int("reverted", added.Reverted), zap.Uint64("height", added.State.Height), zap.Stringer("block_id", added.State.ID))
 	}
 }
 

@@ -130,7 +130,7 @@ func (s *Badger) openLocked() error {
 	if err := guard(s.log, func() error { return s.checkFiles(dirty) }); err != nil {
 		return s.advise(err)
 	}
-	if err := s.openDatabase(); err != nil {
+	if err := s.openDatabase(s.path(dbDir), true, 2); err != nil {
 		return s.advise(err)
 	}
 	if err := guard(s.log, func() error { return s.checkContents(dirty) }); err != nil {
@@ -148,21 +148,23 @@ func (s *Badger) advise(err error) error {
 	if !errors.Is(err, chain.ErrCorrupt) {
 		return err
 	}
-	return fmt.Errorf("%w; to sync the chain anew, move %s and %s away and start again", err, s.path(dbDir), s.path(sentinelFile))
+	return fmt.Errorf("%w; `minerd fsck --repair` mends what can be mended; to sync the chain anew, move %s and %s away and start again",
+		err, s.path(dbDir), s.path(sentinelFile))
 }
 
 // openDatabase opens Badger with the options of a small node: about 60 MiB of memory at most, values within the tree
-// rather than in the value log (which loses them in a power cut unless it is synced too), every commit synced.
-func (s *Badger) openDatabase() error {
-	o := badger.DefaultOptions(s.path(dbDir)).
+// rather than in the value log (which loses them in a power cut unless it is synced too), and where sync is set every
+// commit synced. Without compactors, tables stay as they are.
+func (s *Badger) openDatabase(dir string, sync bool, compactors int) error {
+	o := badger.DefaultOptions(dir).
 		WithLogger(badgerLogger{s.log}).
-		WithSyncWrites(true).
+		WithSyncWrites(sync).
 		WithMemTableSize(16 << 20).WithNumMemtables(3).
 		WithBlockCacheSize(16 << 20).WithIndexCacheSize(8 << 20).
 		WithValueLogFileSize(64 << 20).WithValueThreshold(1 << 20).
 		WithCompression(options.None).
 		WithNumVersionsToKeep(1).
-		WithNumCompactors(2).
+		WithNumCompactors(compactors).
 		WithDetectConflicts(false).
 		WithVerifyValueChecksum(true).
 		// Badger answers "not found" where a table's checksum is wrong. Without its check the record is read and its
@@ -342,7 +344,29 @@ func (s *Badger) PutVerified(v chain.Verified) error {
 	if err := checkVerified(v); err != nil {
 		return err
 	}
-	return s.write(func(txn *badger.Txn) error { return txn.Set(verifiedKey(v.State.ID), encodeVerified(v)) })
+	return s.write(func(txn *badger.Txn) error {
+		id := v.State.ID
+		err := txn.Set(verifiedKey(id), encodeVerified(v))
+		at, e := read(txn, heightKey(v.State.Height), decodeHeight)
+		switch {
+		case e != nil && !errors.Is(e, chain.ErrNotFound):
+			return e
+		case e != nil || at != id:
+			err = errors.Join(err, txn.Set(sideKey(id), encodeSide(id, v.State.Work)))
+		}
+		return err
+	})
+}
+
+func (s *Badger) Beside() (out []chain.SideBlock, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		return each(txn, keySide, func(key, value []byte) error {
+			b, err := decodeSide(key, value)
+			out = append(out, b)
+			return err
+		})
+	})
+	return out, err
 }
 
 func (s *Badger) Connect(v chain.Verified) error {
@@ -358,6 +382,7 @@ func (s *Badger) Connect(v chain.Verified) error {
 		err = errors.Join(
 			txn.Set(verifiedKey(id), encodeVerified(v)),
 			txn.Set(heightKey(v.State.Height), encodeHeight(v.State.Height, id)),
+			txn.Delete(sideKey(id)),
 			txn.Set(tipKey(), encodeTip(v.State)))
 		for _, c := range v.Changes {
 			err = errors.Join(err, setAccount(txn, c.Address, c.After))
@@ -378,6 +403,7 @@ func (s *Badger) Disconnect(v chain.Verified, parent chain.State) error {
 		}
 		err = errors.Join(
 			txn.Delete(heightKey(v.State.Height)),
+			txn.Set(sideKey(v.State.ID), encodeSide(v.State.ID, v.State.Work)),
 			txn.Set(tipKey(), encodeTip(parent)))
 		for i := len(v.Changes) - 1; i >= 0; i-- {
 			err = errors.Join(err, setAccount(txn, v.Changes[i].Address, v.Changes[i].Before))

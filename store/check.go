@@ -32,18 +32,32 @@ const (
 // checkFiles looks for damage before Badger opens its files, because it would end the process over some (a panic in a
 // goroutine of its own), delete tables over others, and take a directory without MANIFEST for a new database.
 func (s *Badger) checkFiles(dirty bool) error {
+	tables, size, err := s.tidyFiles()
+	if err != nil {
+		return err
+	}
+	for _, name := range tables {
+		if err := checkTable(name, dirty || size <= checkAllBelow); err != nil {
+			return fmt.Errorf("table %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// tidyFiles removes the database's files over which Badger stumbles needlessly, and gives the names of its tables and
+// their size together.
+func (s *Badger) tidyFiles() (tables []string, size int64, err error) {
 	dir := s.path(dbDir)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, 0, err
 	}
 	manifest, data := false, false
-	var size int64
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
 		info, err := e.Info()
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
 		switch ext := filepath.Ext(e.Name()); {
 		case e.Name() == badger.ManifestFilename:
@@ -51,7 +65,7 @@ func (s *Badger) checkFiles(dirty bool) error {
 		case e.Name() == "DISCARD":
 			// Statistics for a collection of garbage in the value log, where nothing is kept; damaged ones end the process.
 			if err := os.Remove(name); err != nil {
-				return err
+				return nil, 0, err
 			}
 		case ext == ".sst":
 			data = true
@@ -61,28 +75,25 @@ func (s *Badger) checkFiles(dirty bool) error {
 			// Left by a kill between making the file and giving it its size. Badger would refuse to open once.
 			if info.Size() == 0 {
 				if err := os.Remove(name); err != nil {
-					return err
+					return nil, 0, err
 				}
 			}
 		}
 	}
 	if !manifest {
 		if data || s.sentinel.NotEmpty {
-			return fmt.Errorf("%w: %s is missing", chain.ErrCorrupt, filepath.Join(dir, badger.ManifestFilename))
+			return nil, 0, fmt.Errorf("%w: %s is missing", chain.ErrCorrupt, filepath.Join(dir, badger.ManifestFilename))
 		}
-		return nil
+		return nil, 0, nil
 	}
-	tables, err := listTables(dir)
+	ids, err := listTables(dir)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	for _, id := range tables {
-		name := table.NewFilename(id, dir)
-		if err := checkTable(name, dirty || size <= checkAllBelow); err != nil {
-			return fmt.Errorf("table %s: %w", name, err)
-		}
+	for _, id := range ids {
+		tables = append(tables, table.NewFilename(id, dir))
 	}
-	return nil
+	return tables, size, nil
 }
 
 // listTables gives the tables that the MANIFEST names.

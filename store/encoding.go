@@ -17,6 +17,7 @@ const (
 	keyTip      = 't' // state
 	keyVerified = 'b' // block id -> state, number of changes (u32), changes, block
 	keyHeight   = 'h' // height (u64) -> block id
+	keySide     = 's' // id of a block that is not on the best chain -> work of its chain (32 bytes)
 	keyAccount  = 'a' // address -> balance (u64), nonce (u64)
 	keyInvalid  = 'i' // sequence number (u64) -> block id, step (u64), kind, got, want (each with its length before it, u16)
 	keyTask     = 'k' // task (u32) -> root, loss (u32)
@@ -32,6 +33,7 @@ const (
 
 func tipKey() []byte                    { return []byte{keyTip} }
 func verifiedKey(id chain.Hash) []byte  { return append([]byte{keyVerified}, id[:]...) }
+func sideKey(id chain.Hash) []byte      { return append([]byte{keySide}, id[:]...) }
 func heightKey(h uint64) []byte         { return binary.BigEndian.AppendUint64([]byte{keyHeight}, h) }
 func accountKey(a chain.Address) []byte { return append([]byte{keyAccount}, a[:]...) }
 func invalidKey(seq uint64) []byte      { return binary.BigEndian.AppendUint64([]byte{keyInvalid}, seq) }
@@ -234,6 +236,22 @@ func decodeHeight(key, value []byte) (chain.Hash, error) {
 	r := unseal(key, value)
 	id := r.hash()
 	return id, r.done(key)
+}
+
+func encodeSide(id chain.Hash, w chain.Work) []byte {
+	b := w.Bytes()
+	return seal(sideKey(id), b[:])
+}
+
+func decodeSide(key, value []byte) (b chain.SideBlock, err error) {
+	r := unseal(key, value)
+	if len(key) != 1+len(b.ID) {
+		r.fail(errors.New("the key is no block id"))
+	} else {
+		copy(b.ID[:], key[1:])
+	}
+	b.Work = chain.WorkFromBytes(r.hash())
+	return b, r.done(key)
 }
 
 func encodeAccount(a chain.Address, acc chain.Account) []byte {

@@ -18,6 +18,7 @@ func records() map[string][]byte {
 		string(tipKey()):        encodeTip(v.State),
 		string(verifiedKey(id)): encodeVerified(v),
 		string(heightKey(2)):    encodeHeight(2, id),
+		string(sideKey(id)):     encodeSide(id, v.State.Work),
 		string(accountKey(a)):   encodeAccount(a, chain.Account{Balance: 1 << 60, Nonce: 3}),
 		string(invalidKey(7)):   encodeFault(fault{seq: 7, id: id, err: chain.InvalidError{Kind: chain.ErrTicket, Step: 5, Got: "a", Want: "b"}}),
 		string(taskKey(9)):      encodeTask(9, chain.TaskStart{Root: id, Loss: 77}),
@@ -40,6 +41,9 @@ func recode(key, value []byte) (out []byte, ok bool, err error) {
 	case keyHeight:
 		id, err := decodeHeight(key, value)
 		return seal(key, id[:]), true, err
+	case keySide:
+		b, err := decodeSide(key, value)
+		return encodeSide(b.ID, b.Work), true, err
 	case keyAccount:
 		a, acc, err := decodeAccount(key, value)
 		return encodeAccount(a, acc), true, err
@@ -112,5 +116,24 @@ func FuzzRecords(f *testing.F) {
 		}
 		checkRecode(t, key, body)
 		checkRecode(t, key, seal(key, bytes.Clone(body)))
+	})
+}
+
+// FuzzReadBlock reads garbage as a block's record. What is taken for a block has the id that its key names.
+func FuzzReadBlock(f *testing.F) {
+	v := newBranch(5).grow(2).tip()
+	good := encodeVerified(v)
+	f.Add(good)
+	for _, at := range []int{3, stateSize, stateSize + 10, len(good) - 40, len(good) - 1} {
+		bad := bytes.Clone(good)
+		bad[at] ^= 1
+		f.Add(bad)
+	}
+	key := verifiedKey(v.State.ID)
+	f.Fuzz(func(t *testing.T, value []byte) {
+		b, whole, err := readBlock(key, value)
+		if b != nil && b.Header.ID() != v.State.ID || whole != nil && (b == nil || err != nil) || b == nil && err == nil {
+			t.Errorf("%v, %v, %v", b, whole, err)
+		}
 	})
 }

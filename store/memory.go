@@ -76,6 +76,17 @@ func (m *Memory) PutVerified(v chain.Verified) error {
 	return nil
 }
 
+func (m *Memory) Beside() (out []chain.SideBlock, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, v := range m.verified {
+		if h := v.State.Height; h >= uint64(len(m.heights)) || m.heights[h] != id {
+			out = append(out, chain.SideBlock{ID: id, Work: v.State.Work})
+		}
+	}
+	return out, nil
+}
+
 func (m *Memory) Connect(v chain.Verified) error {
 	if err := checkVerified(v); err != nil {
 		return err

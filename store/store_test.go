@@ -44,6 +44,9 @@ func TestEmpty(t *testing.T) {
 			if m, err := s.Models(); err != nil || len(m) != 0 {
 				t.Errorf("models: %v, %v", m, err)
 			}
+			if b, err := s.Beside(); err != nil || len(b) != 0 {
+				t.Errorf("beside: %v, %v", b, err)
+			}
 			if err := s.Accounts(func(chain.Address, chain.Account) error { return errors.New("called") }); err != nil {
 				t.Error(err)
 			}
@@ -113,6 +116,48 @@ func TestReorg(t *testing.T) {
 				t.Errorf("block of the old branch: %v", err)
 			}
 		}
+	})
+}
+
+// What is beside the best chain is listed, through every change of branches.
+func TestBeside(t *testing.T) {
+	overBoth(t, func(t *testing.T, s chain.Store, reopen func() chain.Store) {
+		main := newBranch(3).grow(8)
+		side := main.fork(5, 4).grow(2)
+		check := func(what string, want ...chain.Verified) {
+			t.Helper()
+			got, err := s.Beside()
+			if err != nil || len(got) != len(want) {
+				t.Errorf("%s: %d blocks are beside, want %d, %v", what, len(got), len(want), err)
+			}
+			for _, v := range want {
+				if !slices.Contains(got, chain.SideBlock{ID: v.State.ID, Work: v.State.Work}) {
+					t.Errorf("%s: height %d is not listed with its work", what, v.State.Height)
+				}
+			}
+		}
+		check("nothing")
+		connect(t, s, main.blocks...)
+		check("one chain")
+		for _, v := range slices.Concat(side.blocks[6:], main.blocks[4:]) { // those of the best chain stay there
+			if err := s.PutVerified(v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check("two branches", side.blocks[6:]...)
+		s = reopen()
+		check("two branches, opened again", side.blocks[6:]...)
+		for i := 7; i > 5; i-- {
+			if err := s.Disconnect(main.blocks[i], main.blocks[i-1].State); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check("between the branches", slices.Concat(side.blocks[6:], main.blocks[6:])...)
+		connect(t, s, side.blocks[6])
+		s = reopen()
+		check("on the way", slices.Concat(side.blocks[7:], main.blocks[6:])...)
+		connect(t, s, side.blocks[7:]...)
+		check("on the other branch", main.blocks[6:]...)
 	})
 }
 
@@ -329,6 +374,7 @@ func TestConcurrent(t *testing.T) {
 					check(errOf(s.BlockID(tip.Height)))
 					check(errOf(s.Invalid(chain.Hash{3})))
 					check(errOf(s.Models()))
+					check(errOf(s.Beside()))
 					check(s.Accounts(func(chain.Address, chain.Account) error { return errOf(s.TaskStart(0)) }))
 					if b, err := s.Model(root); err == nil && !bytes.Equal(b, model) {
 						t.Error("model differs")

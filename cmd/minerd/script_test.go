@@ -3,14 +3,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/descentnet/minerd/chain"
 	"github.com/descentnet/minerd/chain/specfile"
 	"github.com/descentnet/minerd/dataset"
+	"github.com/descentnet/minerd/node"
 	"github.com/descentnet/minerd/store"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/zap"
@@ -33,6 +38,7 @@ func TestScripts(t *testing.T) {
 			"hold-data-dir": holdDataDir,
 			"hold-port":     holdPort,
 			"idx":           writeIDX,
+			"mine":          mine,
 		},
 	})
 }
@@ -54,6 +60,35 @@ func openDataDir(ts *testscript.TestScript, args []string) *store.Badger {
 	s, err := store.Open(ts.MkAbs(args[0]), store.Options{Network: n.ID, NetworkName: n.Name, Logger: zap.NewNop()})
 	ts.Check(err)
 	return s
+}
+
+// mine DIR NETWORK HEIGHT mines a chain into a data directory.
+func mine(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := specfile.Load(args[1])
+	ts.Check(err)
+	height, err := strconv.ParseUint(args[2], 10, 64)
+	ts.Check(err)
+	m, err := node.Open(context.Background(), node.Config{
+		Network: n, DataDir: ts.MkAbs(args[0]), Mine: true, Payout: chain.Address{1}, Threads: 1,
+		Models: chain.DefaultModelLimits, Log: zap.NewNop(), Now: time.Now, ReportEvery: time.Minute,
+	})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	for {
+		tip, changed := m.Manager().Best()
+		if tip.Height >= height {
+			break
+		}
+		select {
+		case <-changed:
+		case err := <-done:
+			ts.Fatalf("the node ended: %v", err)
+		}
+	}
+	cancel()
+	ts.Check(errors.Join(<-done, m.Close()))
 }
 
 // holdPort listens on a free TCP port until the script ends, and puts its number into $PORT.
