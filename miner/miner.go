@@ -48,7 +48,9 @@ type Config struct {
 	Now     func() time.Time // the clock that goes into blocks
 	// ReportEvery is the time between the lines that tell the rate.
 	ReportEvery time.Duration
-	Log         *zap.Logger
+	// ReportAlso gives further fields of these lines; nil for none.
+	ReportAlso func() []zap.Field
+	Log        *zap.Logger
 }
 
 // Stats counts what the miner has done.
@@ -66,12 +68,20 @@ type Stats struct {
 type Miner struct {
 	cfg   Config
 	nonce uint64
+	wrong int // faults since the last winning trial that gave the same twice
 
 	steps, trials, wins, advancing, keeping, stale, faults atomic.Uint64
 }
 
 // errStale says that another chain is best now, so that the work at hand is worth nothing.
 var errStale = errors.New("another block came first")
+
+// ErrFaults says that winning trials, several in a row, gave something else when run again. Run may be called again, best
+// with an engine that has just proved right.
+var ErrFaults = errors.New("training the same trial twice keeps giving two results")
+
+// maxFaults in a row are taken for chance.
+const maxFaults = 2
 
 // New makes a miner.
 func New(cfg Config) *Miner { return &Miner{cfg: cfg, nonce: cfg.Nonce} }
@@ -84,7 +94,7 @@ func (m *Miner) Stats() Stats {
 	}
 }
 
-// Run mines until ctx is done, whose error it returns, or until a fault that mining cannot go on with.
+// Run mines until ctx is done, whose error it returns, or until a fault that mining cannot go on with, ErrFaults among them.
 func (m *Miner) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	reports := make(chan struct{})
@@ -193,8 +203,13 @@ func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, tria
 		m.faults.Add(1)
 		m.cfg.Log.Error("training the same trial twice gave two results: this machine computes wrongly; check memory, overclocking and temperature",
 			zap.Uint64("height", claim.Height))
+		if m.wrong++; m.wrong > maxFaults {
+			m.wrong = 0
+			return ErrFaults
+		}
 		return nil
 	}
+	m.wrong = 0
 	if err := m.cfg.Chain.StandBack(ctx); err != nil {
 		return err
 	}
@@ -236,11 +251,16 @@ func (m *Miner) report(done <-chan struct{}) {
 		case <-tick.C:
 		}
 		s, now := m.Stats(), time.Now()
-		m.cfg.Log.Info("mining rate",
+		fields := []zap.Field{
 			zap.Float64("steps_per_s", math.Round(float64(s.Steps-last.Steps)/now.Sub(at).Seconds()*10)/10),
 			zap.Uint64("trials", s.Trials), zap.Uint64("winning_tickets", s.Wins),
 			zap.Uint64("blocks_advancing", s.Advancing), zap.Uint64("blocks_keeping", s.Keeping),
-			zap.Uint64("stale_steps", s.StaleSteps), zap.Uint64("faults", s.Faults))
+			zap.Uint64("stale_steps", s.StaleSteps), zap.Uint64("faults", s.Faults),
+		}
+		if m.cfg.ReportAlso != nil {
+			fields = append(fields, m.cfg.ReportAlso()...)
+		}
+		m.cfg.Log.Info("mining rate", fields...)
 		last, at = s, now
 	}
 }

@@ -109,7 +109,7 @@ func (w *world) StandBack(ctx context.Context) error {
 
 func (w *world) Submit(ctx context.Context, b *chain.Block, x *chain.Execution, trained *nn.State) (bool, error) {
 	w.Remember(b.Claim.ID(), x, trained)
-	added, err := w.Add(ctx, b, b.Time, w.Arrive(""), nil)
+	added, err := w.Add(ctx, b, b.Time, w.Arrive(""))
 	if err == nil && w.submit != nil {
 		err = w.submit(b)
 	}
@@ -200,7 +200,7 @@ func TestStale(t *testing.T) {
 		steps++
 		switch steps {
 		case 30:
-			if _, err := w.Add(ctx, first, first.Time, w.Arrive("rival"), nil); err != nil {
+			if _, err := w.Add(ctx, first, first.Time, w.Arrive("rival")); err != nil {
 				t.Error(err)
 			}
 		case 40:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -36,6 +35,10 @@ type Config struct {
 	Measure bool
 	// ReportEvery is the time between the miner's rate lines.
 	ReportEvery time.Duration
+	// MaxTemperature is the temperature in °C above which a device that tells its own pauses; 0 is none.
+	MaxTemperature int
+	// FreeSpace is the number of bytes that are free for the chain; nil asks the system about DataDir.
+	FreeSpace func() (uint64, error)
 }
 
 // Node is a running node.
@@ -47,6 +50,7 @@ type Node struct {
 	checking *trainer // of the verifier
 	workers  []*worker
 	gate     gate
+	disk     *diskGuard // nil where everything is kept in memory
 	verifier *verifier
 	peers    peers
 }
@@ -64,9 +68,6 @@ func (memoryStore) Close() error { return nil }
 // Open makes a node ready to run: it loads the data, opens the store and the network, and begins the chain if there is
 // none. What it opened, Close closes.
 func Open(ctx context.Context, cfg Config) (n *Node, err error) {
-	if cfg.Threads <= 0 {
-		cfg.Threads = runtime.GOMAXPROCS(0)
-	}
 	if len(cfg.Devices) == 0 {
 		cfg.Devices = []Device{CPU(cfg.Threads)}
 	}
@@ -88,10 +89,23 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 			return n, err
 		}
 		n.store = s
+		free := cfg.FreeSpace
+		if free == nil {
+			free = func() (uint64, error) { return freeSpace(cfg.DataDir) }
+		}
+		n.disk = newDiskGuard(cfg.Network, free, cfg.Log.Named("store"))
 	}
 	n.checking = newTrainer(cfg.Network, data, cfg.Devices[0])
-	if n.manager, err = chain.OpenManager(ctx, cfg.Network, n.store, n.checking, cfg.Models); err != nil {
+	was, wasErr := n.store.Tip()
+	if n.manager, err = chain.OpenManager(ctx, cfg.Network, n.store, sparing{n.checking, n.disk}, cfg.Models); err != nil {
+		if errors.Is(err, chain.ErrCorrupt) {
+			err = fmt.Errorf("%w; `minerd fsck --repair` mends what can be mended", err)
+		}
 		return n, fmt.Errorf("opening the chain: %w", err)
+	}
+	if tip, _ := n.manager.Best(); wasErr == nil && tip.ID != was.ID {
+		n.log.Info("verified blocks were adopted that a crash had kept off the best chain", zap.Uint64("from_height", was.Height),
+			zap.Stringer("from_id", was.ID), zap.Uint64("height", tip.Height), zap.Stringer("block_id", tip.ID))
 	}
 	n.verifier = &verifier{
 		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled, deviceFailed: n.verifyOnCPU,
@@ -110,6 +124,17 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 		}
 	}
 	return n, nil
+}
+
+// OpenTrainer loads a network's data and makes a trainer on the device, for who checks a chain without running a node.
+// datasetDir is the folder of the IDX files of networks that need them; ErrNoData says that it is missing.
+func OpenTrainer(net *chain.Network, datasetDir string, d Device) (t chain.Trainer, closeTrainer func(), err error) {
+	data, err := loadData(net, datasetDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := newTrainer(net, data, d)
+	return own, own.Close, nil
 }
 
 // Manager is the node's chain.
@@ -136,6 +161,9 @@ func (n *Node) Run(ctx context.Context) error {
 	part("verifier", func(ctx context.Context) error { n.verifier.run(ctx); return nil })
 	part("follower", n.follow)
 	part("peers", n.peers.Run)
+	if n.disk != nil {
+		part("disk", n.disk.run)
+	}
 	for _, w := range n.workers {
 		part("miner", w.run)
 	}
@@ -221,10 +249,13 @@ func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
 
 func (m mineable) StandBack(ctx context.Context) error { return m.n.gate.wait(ctx) }
 
-// Ready waits until the node has caught up, and the clock with the chain: a block that is ahead of the others' clocks
-// would not be taken.
+// Ready waits until there is space for a block, the node has caught up, and the clock with the chain: a block that is
+// ahead of the others' clocks would not be taken.
 func (m mineable) Ready(ctx context.Context) error {
 	n := m.n
+	if err := n.disk.wait(ctx); err != nil {
+		return err
+	}
 	if err := n.peers.CaughtUp(ctx); err != nil {
 		return err
 	}
@@ -250,7 +281,7 @@ func (m mineable) Ready(ctx context.Context) error {
 }
 
 // Behind says whether the work at hand is likely worth nothing.
-func (m mineable) Behind() bool { return m.n.peers.Behind() }
+func (m mineable) Behind() bool { return m.n.peers.Behind() || m.n.disk.look() == diskFull }
 
 // Submit takes our own block: it was just run twice, so nothing is run again. One that cannot be judged for a local
 // reason is queued and tried again.
@@ -259,7 +290,7 @@ func (m mineable) Submit(ctx context.Context, b *chain.Block, x *chain.Execution
 	n.manager.Remember(b.Claim.ID(), x, trained)
 	began := n.cfg.Now()
 	arrival := n.manager.Arrive("")
-	added, err := n.manager.Add(ctx, b, millis(began), arrival, nil)
+	added, err := n.manager.Add(ctx, b, millis(began), arrival)
 	n.settled(b, ours, added, n.cfg.Now().Sub(began), err)
 	if err == nil {
 		return !added.Side, nil

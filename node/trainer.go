@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/gpu"
 	"github.com/descentnet/minerd/nn"
 )
 
@@ -17,6 +18,9 @@ type Device struct {
 	Name string // in logs: cpu, cuda:0
 	// Engine makes an engine. Several may be in use at once.
 	Engine func(*nn.Net) (nn.Engine, error)
+	// Telemetry asks the device for its temperature and the like, about once a second; nil where it has none. Its error is
+	// gpu.ErrNoTelemetry where asking again is of no use.
+	Telemetry func() (gpu.Telemetry, error)
 }
 
 // CPU is this machine's processor with so many threads; 0 is all cores.
@@ -24,7 +28,7 @@ func CPU(threads int) Device {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	return Device{"cpu", func(net *nn.Net) (nn.Engine, error) { return nn.NewEngine(net, threads) }}
+	return Device{Name: "cpu", Engine: func(net *nn.Net) (nn.Engine, error) { return nn.NewEngine(net, threads) }}
 }
 
 // trainer runs templates on one engine each, made when first needed. It is a chain.Trainer and a miner.Trainer that any
@@ -62,12 +66,16 @@ func (t *trainer) use(template int, f func(nn.Engine) error) error {
 	return err
 }
 
-// replace changes the device.
-func (t *trainer) replace(d Device) {
+// replace changes the device, unless it is on that one already.
+func (t *trainer) replace(d Device) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.device.Name == d.Name {
+		return false
+	}
 	t.drop()
 	t.device = d
+	return true
 }
 
 // drop closes all engines. t.mu must be held.

@@ -15,18 +15,27 @@ import (
 type worker struct {
 	trainer *trainer
 	miner   *miner.Miner
+	monitor *monitor
 	payout  chain.Address
 	rest    time.Duration // after the device failed for the first time
+	failed  func(error)   // called when the device has failed
 	log     *zap.Logger
 }
 
 // newWorker makes the worker of a device. Workers begin at nonces far apart, as they train for one address.
 func (n *Node) newWorker(d Device, t *trainer, nonce uint64) *worker {
 	log := n.cfg.Log.Named("miner").With(zap.String("device", d.Name))
-	return &worker{trainer: t, payout: n.cfg.Payout, rest: firstRest, log: log, miner: miner.New(miner.Config{
-		Network: n.cfg.Network, Chain: mineable{n}, Trainer: t, Payout: n.cfg.Payout, Nonce: nonce,
-		Now: n.cfg.Now, ReportEvery: n.cfg.ReportEvery, Log: log,
+	m := newMonitor(d, n.cfg.MaxTemperature, n.cfg.Now, log)
+	w := &worker{trainer: t, monitor: m, payout: n.cfg.Payout, rest: firstRest, failed: func(error) {}, log: log, miner: miner.New(miner.Config{
+		Network: n.cfg.Network, Chain: watched{mineable{n}, m}, Trainer: t, Payout: n.cfg.Payout, Nonce: nonce,
+		Now: n.cfg.Now, ReportEvery: n.cfg.ReportEvery, ReportAlso: m.fields, Log: log,
 	})}
+	if d.Name == n.cfg.Devices[0].Name {
+		// The verifier's engines are on it too. They would give what is not so, and a device that was lost works again only
+		// when all its engines have been closed.
+		w.failed = n.verifyOnCPU
+	}
+	return w
 }
 
 // How long a device that failed is left alone: twice as long each time it fails again soon.
@@ -36,17 +45,26 @@ const (
 )
 
 // run mines until ctx is done or the worker cannot go on. A device that failed is tried again after a rest; one that
-// computes wrongly is not.
+// computes wrongly is not, which its engine finds out when it is made.
 func (w *worker) run(ctx context.Context) error {
+	defer w.monitor.start()()
 	rest := w.rest
 	for {
 		began := time.Now()
 		err := w.mine(ctx)
+		w.monitor.fail()
+		if ctx.Err() != nil {
+			return err
+		}
+		if deviceFailed(err) {
+			w.trainer.Close() // the next engine must prove right
+			w.failed(err)
+		}
 		switch {
-		case errors.Is(err, nn.ErrKnownAnswer):
+		case errors.Is(err, nn.ErrKnownAnswer) && !errors.Is(err, nn.ErrDevice): // it answered, and wrongly
 			w.log.Error("this device computes wrongly and is not used any more: check its driver, memory, clocks and temperature", zap.Error(err))
 			return nil
-		case !errors.Is(err, nn.ErrDevice) || ctx.Err() != nil:
+		case !deviceFailed(err):
 			return err
 		}
 		if time.Since(began) > longRest {
@@ -62,6 +80,11 @@ func (w *worker) run(ctx context.Context) error {
 	}
 }
 
+// deviceFailed says whether it is the device's fault that mining ended.
+func deviceFailed(err error) bool {
+	return errors.Is(err, nn.ErrDevice) || errors.Is(err, nn.ErrKnownAnswer) || errors.Is(err, miner.ErrFaults)
+}
+
 func (w *worker) mine(ctx context.Context) error {
 	name, err := w.trainer.name(0)
 	if err != nil {
@@ -75,8 +98,9 @@ func (w *worker) mine(ctx context.Context) error {
 	return w.miner.Run(ctx)
 }
 
-// verifyOnCPU takes verification off a device that failed.
+// verifyOnCPU takes verification off a device that failed. It may be called again.
 func (n *Node) verifyOnCPU(why error) {
-	n.log.Warn("the device that verifies failed: blocks are verified on the CPU from now on", zap.Error(why))
-	n.checking.replace(CPU(n.cfg.Threads))
+	if n.checking.replace(CPU(n.cfg.Threads)) {
+		n.log.Warn("the device that verifies failed: blocks are verified on the CPU from now on", zap.Error(why))
+	}
 }

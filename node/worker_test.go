@@ -36,7 +36,7 @@ func (f *failing) Train(ctx context.Context, start *nn.State, data nn.Samples, t
 
 func failingDevice(t *testing.T, name string, fail func(trial int64) bool) (Device, *atomic.Int64) {
 	trials := new(atomic.Int64)
-	return Device{name, func(net *nn.Net) (nn.Engine, error) {
+	return Device{Name: name, Engine: func(net *nn.Net) (nn.Engine, error) {
 		e, err := nn.NewEngine(net, 1)
 		return &failing{Engine: e, trials: trials, fail: fail, t: t}, err
 	}}, trials
@@ -48,7 +48,7 @@ func TestDevicesFail(t *testing.T) {
 	cfg := testConfig(t, "", true)
 	cfg.Log = zap.New(core)
 	flaky, trials := failingDevice(t, "flaky", func(trial int64) bool { return trial%3 == 0 })
-	wrong := Device{"wrong", func(*nn.Net) (nn.Engine, error) { return nil, fmt.Errorf("%w: state root", nn.ErrKnownAnswer) }}
+	wrong := Device{Name: "wrong", Engine: func(*nn.Net) (nn.Engine, error) { return nil, fmt.Errorf("%w: state root", nn.ErrKnownAnswer) }}
 	cfg.Devices = []Device{CPU(1), flaky, wrong}
 	n, err := Open(context.Background(), cfg)
 	if err != nil {
@@ -119,5 +119,71 @@ func TestVerifyingDeviceFails(t *testing.T) {
 	}
 	if got := logs.FilterMessageSnippet("verified on the CPU").Len(); got != 1 {
 		t.Errorf("%d warnings, want one", got)
+	}
+}
+
+// lying is an engine that gives another root when it runs a winning trial again, as it must not.
+type lying struct {
+	nn.Engine
+	closed func()
+}
+
+func (l lying) Train(ctx context.Context, start *nn.State, data nn.Samples, trial nn.Trial) (*nn.Trained, error) {
+	r, err := l.Engine.Train(ctx, start, data, trial)
+	if err == nil && trial.EarlyRoots {
+		r.Root[0] ^= 1
+	}
+	return r, err
+}
+
+func (l lying) Close() {
+	l.closed()
+	l.Engine.Close()
+}
+
+// A device that gives two results for one trial again and again must pass the known-answer test anew, and neither mines
+// nor verifies if it does not.
+func TestDeviceComputesWrongly(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	cfg := testConfig(t, "", true)
+	var open, made atomic.Int64
+	tested := make(chan struct{})
+	cfg.Devices = []Device{{Name: "wrong", Engine: func(net *nn.Net) (nn.Engine, error) {
+		if logs.FilterMessageSnippet("training the same trial twice").Len() > 0 {
+			if n := open.Load(); n != 0 {
+				t.Errorf("%d engines were not closed before", n)
+			}
+			close(tested)
+			return nil, fmt.Errorf("%w: state root", nn.ErrKnownAnswer)
+		}
+		made.Add(1)
+		open.Add(1)
+		e, err := nn.NewEngine(net, 1)
+		return lying{e, func() { open.Add(-1) }}, err
+	}}}
+	cfg.Log = zap.New(core)
+	n, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	n.workers[0].rest = time.Millisecond
+	if err := n.workers[0].run(context.Background()); err != nil { // it ends when the device is left out
+		t.Fatal(err)
+	}
+	<-tested
+	if got := logs.FilterMessageSnippet("training the same trial twice").Len(); got != 3 {
+		t.Errorf("tested anew after %d faults, want 3", got)
+	}
+	if made.Load() != 2 {
+		t.Errorf("%d engines were made, want the worker's and the verifier's", made.Load())
+	}
+	for snippet, want := range map[string]int{"device failed: its work is dropped": 1, "computes wrongly and is not used any more": 1, "verified on the CPU": 1} {
+		if got := logs.FilterMessageSnippet(snippet).Len(); got != want {
+			t.Errorf("%q is said %d times, want %d", snippet, got, want)
+		}
+	}
+	if got := n.checking.device.Name; got != "cpu" {
+		t.Errorf("blocks are verified on %s", got)
 	}
 }

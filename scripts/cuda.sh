@@ -57,11 +57,13 @@ replace() {
 	if cmp -s "$new" "$1"; then rm "$new"; else mv "$new" "$1"; fi
 }
 
-# Our folders come first, lest a libcuda.so of an installed SDK be linked.
+# Our folders come first, lest a libcuda.so of an installed SDK be linked. The module
+# go-nvml leaves its functions open until they are called, so they must not be bound
+# at the start, as some compilers have it; it also wraps all that NVML calls deprecated.
 environment() {
 	echo "export CGO_ENABLED=1"
-	echo "export CGO_CFLAGS='-O2 \"-I$made/include\"'"
-	echo "export CGO_LDFLAGS='\"-L$made/lib\"'"
+	echo "export CGO_CFLAGS='-O2 \"-I$made/include\" -Wno-deprecated-declarations'"
+	echo "export CGO_LDFLAGS='\"-L$made/lib\" -Wl,-z,lazy'"
 }
 
 compiler "$(go env CC)" "gcc libc6-dev"

@@ -25,6 +25,7 @@ type runFlags struct {
 	threads                      int
 	device                       string
 	trials                       int
+	maxTemperature               int
 	listen, bootstrap            []string
 	mdns                         bool
 	logLevel, logFormat          string
@@ -46,6 +47,7 @@ func runCommand() *cobra.Command {
 	fs.IntVar(&f.threads, "threads", 0, "threads that training and verifying use (default: all cores)")
 	fs.StringVar(&f.device, "device", "auto", deviceHelp)
 	fs.IntVar(&f.trials, "trials", 0, "trials that a CUDA device trains at once (default: as many as suit it)")
+	fs.IntVar(&f.maxTemperature, "max-temperature", 90, "temperature in °C above which a CUDA device pauses, until it is 5 degrees below; 0 is none")
 	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 27182, IPv4 and IPv6)")
 	fs.StringSliceVar(&f.bootstrap, "bootstrap", nil, "multiaddresses of peers to join, with /p2p/ID at the end")
 	fs.BoolVar(&f.mdns, "mdns", true, "find peers on the local network")
@@ -86,6 +88,9 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 	if f.trials < 0 || f.trials > 4096 {
 		return fmt.Errorf("--trials %d: allowed are 0 (as many as suit the device) to 4096", f.trials)
 	}
+	if f.maxTemperature < 0 || f.maxTemperature > 150 {
+		return fmt.Errorf("--max-temperature %d: allowed are 0 (none) to 150 °C", f.maxTemperature)
+	}
 	dir, err := dataDirOf(f.dataDir, net)
 	if err != nil {
 		return err
@@ -111,7 +116,8 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 	n, err := node.Open(cmd.Context(), node.Config{
 		Network: net, DataDir: dir, DatasetDir: f.datasetDir,
 		Mine: f.mine, Payout: payout, Nonce: binary.LittleEndian.Uint64(nonce[:]), Devices: devices, Threads: f.threads,
-		Models: chain.DefaultModelLimits,
+		MaxTemperature: f.maxTemperature,
+		Models:         chain.DefaultModelLimits,
 		Peers: &node.PeersConfig{
 			Key: id.peer, Listen: f.listen, Bootstrap: f.bootstrap, MDNS: f.mdns, AddressBook: filepath.Join(dir, "peers.json"),
 		},
