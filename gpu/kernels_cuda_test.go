@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/descentnet/minerd/gpu/internal/ptx"
@@ -59,6 +60,13 @@ func launchTests() []launchTest {
 		add("conv_input_gradient", g, bl, append([]any{a, b, c, d, stride, batch}, shape...)...)
 		g, bl = kernels.ConvWeightGradient(batch-1, rows, cols, units, taps, testTrials)
 		add("conv_weight_gradient", g, bl, append([]any{a, b, c, stride, 1, batch - 1}, shape...)...)
+		window := []any{rows / 2, cols / 3, 2, 3 - large} // a run of four rows of a tile is a window, and is not
+		g, bl = kernels.ConvPoolForward(batch, rows/2, cols/3, 2*(3-large), units, testTrials)
+		add("conv_pool_forward", g, bl, append(append(append([]any{a, d, b, c, stride, batch}, shape...), large), window...)...)
+		g, bl = kernels.ConvInputGradient(batch, rows, cols, channels, testTrials)
+		add("conv_pool_input_gradient", g, bl, append(append([]any{a, b, c, d, nil, stride, batch}, shape...), window...)...)
+		g, bl = kernels.ConvWeightGradient(batch-1, rows, cols, units, taps, testTrials)
+		add("conv_pool_weight_gradient", g, bl, append(append([]any{a, b, d, c, stride, 1, batch - 1}, shape...), window...)...)
 		count := (taps + 1) * units
 		g, bl = kernels.ConvUpdate(count, testTrials)
 		add("conv_update_adam", g, bl, a, b, c, c+2048, d, stride, 3, count, 1-large, large, floats, base, offset)
@@ -83,6 +91,8 @@ func launchTests() []launchTest {
 		g, bl = kernels.Loss(batch, testTrials)
 		add("loss", g, bl, a, b, c, d, stride, labels, index, base, offset, steps, batch, outputs, crossEntropy+large, 1, float32(0.5))
 		add("loss", g, bl, a, nil, c, d, stride, labels, index, base, offset, steps, batch, outputs, meanSquared-large, 0, float32(0.5))
+		add("dense_loss", g, bl, a, b, c, d, d+2048, stride, 3, labels, index, base, offset, steps, batch, outputs, crossEntropy+large, 1, float32(0.5))
+		add("dense_loss", g, bl, a, b, nil, c, d, stride, 1, labels, index, base, offset, steps, batch, outputs, meanSquared-large, 0, float32(0.5))
 		g, bl = kernels.MeanLosses(steps+40*large, testTrials)
 		add("mean_losses", g, bl, a, b, stride, steps+40*large, batch)
 
@@ -132,8 +142,11 @@ func TestKernelsAgainstInterpreter(t *testing.T) {
 			before, beside := make([]byte, arenaBytes), make([]byte, testShared)
 			for at := 0; at < arenaBytes; at += 4 {
 				v := math.Float32bits(float32(r.NormFloat64()))
-				if (l.kernel == "pool_input_gradient" && at/4%testWords/4096 == 2) || (l.kernel == "sha_tree" && at/4%testWords/4096 == 1) {
+				switch region := at / 4 % testWords / 4096; {
+				case l.kernel == "pool_input_gradient" && region == 2, l.kernel == "sha_tree" && region == 1:
 					v = uint32(r.IntN(4)) // an index within a window; a flag
+				case strings.HasPrefix(l.kernel, "conv_pool_") && strings.HasSuffix(l.kernel, "gradient") && region == 2:
+					v = uint32(r.IntN(1<<32)) & 0x03030303 // four of them
 				}
 				binary.LittleEndian.PutUint32(before[at:], v)
 			}

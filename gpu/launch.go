@@ -92,9 +92,7 @@ func (l *launcher) forward() {
 		o := &p.ops[i]
 		switch o.Kind {
 		case nn.Conv2D:
-			grid, block := kernels.ConvForward(batch, o.Out.Rows, o.Out.Cols, o.Units, l.trials)
-			l.launch("conv_forward", grid, block, append(append([]uint64{l.at(o.out), l.at(o.in), l.at(p.state + o.WeightsAt), l.stride(),
-				uint64(batch)}, convShape(o)...), oneIf(o.Activation == nn.ReLU))...)
+			l.convForward(o)
 		case nn.MaxPool2D:
 			grid, block := kernels.PoolForward(batch, o.Out.Rows, o.Out.Cols, o.Out.Channels, l.trials)
 			l.launch("pool_forward", grid, block, append([]uint64{l.at(o.out), l.at(o.code), l.at(o.in), l.stride(), uint64(batch)}, poolShape(o)...)...)
@@ -102,13 +100,32 @@ func (l *launcher) forward() {
 			inputs, blocks := o.In.Size(), blockCount(o.In.Size())
 			grid, block := kernels.DenseForward(batch, inputs, o.Units, l.trials)
 			l.launch("dense_forward", grid, block, l.at(p.scratch), l.at(o.in), l.at(p.state+o.WeightsAt), l.stride(), uint64(batch), uint64(inputs), uint64(o.Units))
+			if i == len(p.ops)-1 {
+				break // loss does the rest
+			}
 			grid, block = kernels.DenseFinish(batch, o.Units, l.trials)
 			l.launch("dense_finish", grid, block, l.at(o.out), l.at(p.scratch), l.at(p.state+o.BiasAt), l.stride(), uint64(batch), uint64(o.Units), uint64(blocks), oneIf(o.Activation == nn.ReLU))
 		}
 	}
 }
 
-// loss makes the losses, keeps the logits, and makes the gradient by them at the address g, unless that is 0.
+// convForward makes a convolution's output, pooled if a pooling is made with it.
+func (l *launcher) convForward(o *op) {
+	p := l.e.plan
+	batch, in, params := l.e.net.Model.Batch, l.at(o.in), l.at(p.state+o.WeightsAt)
+	shape := append(append([]uint64{l.stride(), uint64(batch)}, convShape(o)...), oneIf(o.Activation == nn.ReLU))
+	if o.pool == nil {
+		grid, block := kernels.ConvForward(batch, o.Out.Rows, o.Out.Cols, o.Units, l.trials)
+		l.launch("conv_forward", grid, block, append([]uint64{l.at(o.out), in, params}, shape...)...)
+		return
+	}
+	out := o.pool.Out
+	grid, block := kernels.ConvPoolForward(batch, out.Rows, out.Cols, o.pool.KernelRows*o.pool.KernelCols, o.Units, l.trials)
+	l.launch("conv_pool_forward", grid, block, append(append([]uint64{l.at(o.out), l.at(o.code), in, params}, shape...), windows(o)...)...)
+}
+
+// loss makes the losses, keeps the logits, and makes the gradient by them at the address g, unless that is 0. It also
+// finishes the output of a last layer that is dense.
 func (l *launcher) loss(g uint64) {
 	p := l.e.plan
 	last := &p.ops[len(p.ops)-1]
@@ -118,9 +135,17 @@ func (l *launcher) loss(g uint64) {
 	if m.Loss == nn.MeanSquaredError {
 		scale = 1 / float32(outputs*m.Batch)
 	}
+	to := []uint64{g, l.at(p.losses), l.at(p.logits), l.stride()}
+	from := []uint64{uint64(l.data.labels), uint64(l.e.index.at), uint64(l.e.base), uint64(l.offset), uint64(l.steps), uint64(m.Batch), uint64(outputs),
+		uint64(m.Loss), oneIf(last.relu), uint64(math.Float32bits(scale))}
 	grid, block := kernels.Loss(m.Batch, l.trials)
-	l.launch("loss", grid, block, l.at(last.out), g, l.at(p.losses), l.at(p.logits), l.stride(), uint64(l.data.labels), uint64(l.e.index.at),
-		uint64(l.e.base), uint64(l.offset), uint64(l.steps), uint64(m.Batch), uint64(outputs), uint64(m.Loss), oneIf(last.relu), uint64(math.Float32bits(scale)))
+	if last.Kind == nn.Dense {
+		to = append([]uint64{l.at(p.scratch), l.at(p.state + last.BiasAt)}, to...)
+		to = append(to, uint64(blockCount(last.In.Size())))
+		l.launch("dense_loss", grid, block, append(to, from...)...)
+		return
+	}
+	l.launch("loss", grid, block, append(append([]uint64{l.at(last.out)}, to...), from...)...)
 }
 
 // inputGradient takes the gradient g by the output of op i to dx by its input, through the ReLU of the op before. A
@@ -135,7 +160,8 @@ func (l *launcher) inputGradient(o *op, i, g, dx int) {
 	switch o.Kind {
 	case nn.Conv2D:
 		grid, block := kernels.ConvInputGradient(batch, o.In.Rows, o.In.Cols, o.In.Channels, l.trials)
-		l.launch("conv_input_gradient", grid, block, append([]uint64{l.at(dx), l.at(g), l.at(p.state + o.WeightsAt), mask, l.stride(), uint64(batch)}, convShape(o)...)...)
+		shape := append([]uint64{l.at(p.state + o.WeightsAt), mask, l.stride(), uint64(batch)}, convShape(o)...)
+		l.launchPooled(o, "input_gradient", grid, block, []uint64{l.at(dx), l.at(g)}, shape)
 	case nn.MaxPool2D:
 		grid, block := kernels.PoolInputGradient(batch, o.In.Rows, o.In.Cols, o.In.Channels, l.trials)
 		l.launch("pool_input_gradient", grid, block, append([]uint64{l.at(dx), l.at(g), l.at(o.code), mask, l.stride(), uint64(batch)}, poolShape(o)...)...)
@@ -143,6 +169,16 @@ func (l *launcher) inputGradient(o *op, i, g, dx int) {
 		grid, block := kernels.DenseInputGradient(batch, o.In.Size(), l.trials)
 		l.launch("dense_input_gradient", grid, block, l.at(dx), l.at(g), l.at(p.state+o.WeightsAt), mask, l.stride(), uint64(batch), uint64(o.In.Size()), uint64(o.Units))
 	}
+}
+
+// launchPooled asks for a kernel of a convolution's gradients: the one of that name, or if a pooling is made with the
+// convolution its twin, which reads the pooling's gradient through the winners.
+func (l *launcher) launchPooled(o *op, name string, grid, block [3]int, first, rest []uint64) {
+	if o.pool == nil {
+		l.launch("conv_"+name, grid, block, append(first, rest...)...)
+		return
+	}
+	l.launch("conv_pool_"+name, grid, block, append(append(append(first, l.at(o.code)), rest...), windows(o)...)...)
 }
 
 // updateConv makes the gradients by a convolution's parameters, wave of samples by wave, and takes the optimizer's step.
@@ -153,7 +189,8 @@ func (l *launcher) updateConv(o *op, g int) {
 	for at := 0; at < batch; at += o.wave {
 		samples := min(o.wave, batch-at)
 		grid, block := kernels.ConvWeightGradient(samples, o.Out.Rows, o.Out.Cols, o.Units, count/o.Units-1, l.trials)
-		l.launch("conv_weight_gradient", grid, block, append([]uint64{l.at(part), l.at(o.in), l.at(g), l.stride(), uint64(at), uint64(samples)}, convShape(o)...)...)
+		shape := append([]uint64{l.stride(), uint64(at), uint64(samples)}, convShape(o)...)
+		l.launchPooled(o, "weight_gradient", grid, block, []uint64{l.at(part), l.at(o.in), l.at(g)}, shape)
 		args := append(l.parameters(o), l.at(sum), l.at(part), l.stride(), uint64(samples*o.blocks), uint64(count), oneIf(at == 0), oneIf(at+samples == batch),
 			uint64(l.e.consts.at), uint64(l.e.base), uint64(l.offset))
 		grid, block = kernels.ConvUpdate(count, l.trials)
@@ -203,6 +240,11 @@ func convShape(o *op) []uint64 {
 
 func poolShape(o *op) []uint64 {
 	return words(o.In.Rows, o.In.Cols, o.In.Channels, o.Out.Rows, o.Out.Cols, o.KernelRows, o.KernelCols)
+}
+
+// windows are the output and the window of the pooling that is made with a convolution.
+func windows(o *op) []uint64 {
+	return words(o.pool.Out.Rows, o.pool.Out.Cols, o.pool.KernelRows, o.pool.KernelCols)
 }
 
 func words(x ...int) []uint64 {

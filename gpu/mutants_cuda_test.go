@@ -20,10 +20,15 @@ var mutations = []struct{ what, file, from, to string }{
 	{"a barrier less", "fold.cuh", "    __syncthreads();\n    const int next", "    const int next"},
 	{"padding that is a term", "fold.cuh", "k < terms - k0", "k < T::SLICE"},
 	{"no moment is cut", "optimizer.cuh", "v < MOMENT_CUT) v", "v < 0.0f) v"},
-	{"pooling takes the last of equals", "pool.cu", "q.v[j] > best.v[j]", "q.v[j] >= best.v[j]"},
+	{"pooling takes the last of equals", "pool.cuh", "q.v[j] > best.v[j]", "q.v[j] >= best.v[j]"},
+	{"windows of an input that no window reaches", "pool.cuh", "code = inside ?", "code = true ?"},
+	{"outputs that did not win have a gradient", "conv_weight_gradient.cu", "code[at] == (place & 255) ? value", "true ? value"},
+	{"whoever is before the winner has its gradient", "conv_input_gradient.cu", "code[at] == here", "code[at] >= here"},
+	{"pooling before the fold's last slice is read", "conv_pool_forward.cu", "__syncthreads(); // all have done", "// all have done"},
+	{"the loss forgets the last layer's blocks", "dense.cuh", "block < blocks", "block < blocks - 1"},
 	{"ReLU passes zeros' gradients", "dev.cuh", "activation > 0.0f ? g", "activation >= 0.0f ? g"},
 	{"what lies outside is not zero", "conv.cuh", "return inside ? value : 0.0f", "return value"},
-	{"no bias", "conv_forward.cu", "__fadd_rn(sum[i][j], bias.v[j])", "sum[i][j]"},
+	{"no bias", "conv.cuh", "__fadd_rn(sum[i][j], bias.v[j])", "sum[i][j]"},
 	{"not finite is overlooked", "sha.cu", "0x7f800000", "0x7fffffff"},
 }
 
@@ -56,7 +61,7 @@ func TestMutants(t *testing.T) {
 				t.Fatalf("%v: %s", err, output)
 			}
 			for _, order := range []string{"forward", "backward", "shuffled"} {
-				child := exec.Command(os.Args[0], "-test.run=^(TestKnownAnswer|TestDrawn|TestOneOfManyDiverges)$", "-drawn=60")
+				child := exec.Command(os.Args[0], "-test.run=^(TestKnownAnswer|TestPooledConvolutions|TestDrawn|TestOneOfManyDiverges)$", "-drawn=60")
 				child.Env = append(os.Environ(), "CUDA_DRIVER="+library, "FAKECUDA_ORDER="+order)
 				if err := child.Run(); err != nil {
 					return // noticed

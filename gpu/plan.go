@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"github.com/descentnet/minerd/gpu/kernels"
 	"github.com/descentnet/minerd/nn"
 )
 
@@ -24,12 +25,14 @@ type plan struct {
 	gradient [2]int
 }
 
-// op is a layer that computes something; flatten layers only look at the same values in another way.
+// op is a layer that computes something; flatten layers only look at the same values in another way. A convolution and
+// the pooling right behind it are one op: what lies between them is never in memory.
 type op struct {
 	*nn.NetLayer
-	in, out int  // activations: [batch][size]
-	code    int  // of a pooling: the winners
-	relu    bool // the output is that of a ReLU, or of a pooling over one
+	pool    *nn.NetLayer // of a convolution: the pooling that is made with it, or nil
+	in, out int          // activations: [batch][size]; there is no out of a last dense layer, as the logits are that
+	code    int          // of a pooling: the winners [batch][size]; made with a convolution they are bytes
+	relu    bool         // the output is that of a ReLU, or of a pooling over one
 
 	// Of a convolution: its gradients' parts of a wave of samples lie in scratch, the sums so far before them.
 	wave, blocks int
@@ -65,31 +68,55 @@ func newPlan(net *nn.Net, steps int) *plan {
 
 	scratch, gradient := 0, 0
 	at := take(batch * net.Model.Input.Size())
-	for i := range net.Layers {
+	for i := 0; i < len(net.Layers); i++ {
 		l := &net.Layers[i]
 		if l.Kind == nn.Flatten {
 			continue
 		}
-		o := op{NetLayer: l, in: at, out: take(batch * l.Out.Size()), relu: l.Activation == nn.ReLU}
+		o := op{NetLayer: l, in: at, relu: l.Activation == nn.ReLU}
+		if l.Kind == nn.Conv2D && i+1 < len(net.Layers) && pooled(&net.Layers[i+1]) {
+			i++
+			o.pool = &net.Layers[i]
+		}
+		size := batch * o.outShape().Size()
+		if l.Kind != nn.Dense || i+1 < len(net.Layers) {
+			o.out = take(size)
+		}
 		at = o.out
+		gradient = max(gradient, size)
 		switch l.Kind {
 		case nn.MaxPool2D:
-			o.code = take(batch * l.Out.Size())
+			o.code = take(size)
 			o.relu = len(p.ops) > 0 && p.ops[len(p.ops)-1].relu
 		case nn.Conv2D:
+			if o.pool != nil {
+				o.code = take((size + 3) / 4)
+			}
 			o.blocks = blockCount(l.Out.Rows * l.Out.Cols)
 			perSample := o.blocks * o.count()
 			o.wave = min(max(waveMemory/perSample, 1), batch)
 			scratch = max(scratch, o.count()+o.wave*perSample)
 		case nn.Dense:
-			scratch = max(scratch, blockCount(l.In.Size())*batch*l.Units)
+			scratch = max(scratch, blockCount(l.In.Size())*size)
 		}
-		gradient = max(gradient, batch*l.Out.Size())
 		p.ops = append(p.ops, o)
 	}
 	p.scratch = take(scratch)
 	p.gradient = [2]int{take(gradient), take(gradient)}
 	return p
+}
+
+// pooled says whether the layer is a pooling that can be made with a convolution before it.
+func pooled(l *nn.NetLayer) bool {
+	return l.Kind == nn.MaxPool2D && l.KernelRows*l.KernelCols <= kernels.MaxPooledWindow
+}
+
+// outShape is the shape of the op's output.
+func (o *op) outShape() nn.Shape {
+	if o.pool != nil {
+		return o.pool.Out
+	}
+	return o.Out
 }
 
 // count is the number of the layer's parameters.

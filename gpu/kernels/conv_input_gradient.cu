@@ -1,14 +1,40 @@
 // convInputGradient of nn/plain_layers.go: rows are all samples' input positions, columns the input channels, the fold
 // runs over (kernel row, kernel column, output channel). blockIdx.x = (position tile, channel tile).
 #include "conv.cuh"
+#include "pool.cuh"
+
+// OutputGradient reads the gradient by a convolution's output, +0 if the position is not inside.
+struct OutputGradient {
+  const float *g;
+  ConvShape s;
+  __device__ __forceinline__ float read(bool inside, unsigned sample, unsigned row, unsigned col, unsigned unit) const {
+    const float value = g[inside ? ((sample * s.out_rows + row) * s.out_cols + col) * s.units + unit : 0];
+    return inside ? value : 0.0f;
+  }
+};
+
+// PooledOutputGradient reads it through the pooling behind: it is the pooling's where the position won, else +0.
+struct PooledOutputGradient {
+  const float *g;
+  const unsigned char *code;
+  ConvShape s;
+  Windows windows;
+  __device__ __forceinline__ float read(bool inside, unsigned sample, unsigned row, unsigned col, unsigned unit) const {
+    unsigned here;
+    const unsigned pixel = windows.find(row, col, here);
+    const unsigned at = inside ? (sample * windows.p.pixels() + pixel) * s.units + unit : 0;
+    const float value = g[at];
+    return inside && code[at] == here ? value : 0.0f;
+  }
+};
 
 // ConvOutputGradient reads the gradient of the output that came from an input position by a tap: NetLayer.outputGradient.
 // A stride of 1, which most have, needs no division.
-template <bool UNIT_STRIDE> struct ConvOutputGradient {
-  const float *g;
+template <bool UNIT_STRIDE, class Gradient> struct ConvOutputGradient {
+  Gradient g;
   ConvShape s;
   Divisor in_size, in_cols, units, kernel_cols, stride;
-  __device__ __forceinline__ ConvOutputGradient(const float *gradient, const ConvShape &shape)
+  __device__ __forceinline__ ConvOutputGradient(const Gradient &gradient, const ConvShape &shape)
       : g(gradient), s(shape), in_size(shape.in_rows * shape.in_cols), in_cols(shape.in_cols), units(shape.units),
         kernel_cols(shape.kernel_cols), stride(shape.stride) {}
   __device__ __forceinline__ float operator()(int position, int k) const {
@@ -24,19 +50,18 @@ template <bool UNIT_STRIDE> struct ConvOutputGradient {
       col = stride.divide(col, col_rest);
     }
     const bool inside = row_rest == 0 && col_rest == 0 && row < (unsigned)s.out_rows && col < (unsigned)s.out_cols;
-    const float value = g[inside ? ((sample * s.out_rows + row) * s.out_cols + col) * s.units + unit : 0];
-    return inside ? value : 0.0f;
+    return g.read(inside, sample, row, col, unit);
   }
 };
 
-template <bool UNIT_STRIDE>
-__device__ __forceinline__ void conv_input_gradient_tile(Quad *shared, float *dx, const float *g, const float *params, const float *mask,
-                                                         int batch, const ConvShape &s) {
+template <bool UNIT_STRIDE, class Gradient>
+__device__ __forceinline__ void conv_input_gradient_tile(Quad *shared, float *dx, const Gradient &g, const float *params,
+                                                         const float *mask, int batch, const ConvShape &s) {
   const ConvTile t;
   const int channels = s.channels, units = s.units, terms = s.kernel_rows * s.kernel_cols * units;
   const int rows = batch * s.in_rows * s.in_cols, across = tiles(channels, ConvTile::COLS);
   const int col0 = (int)blockIdx.x % across * ConvTile::COLS, row0 = (int)blockIdx.x / across * ConvTile::ROWS;
-  const ConvOutputGradient<UNIT_STRIDE> a(g, s);
+  const ConvOutputGradient<UNIT_STRIDE, Gradient> a(g, s);
   const auto b = [=](int channel, int k) {
     unsigned unit;
     const unsigned pixel = a.units.divide(k, unit);
@@ -54,13 +79,30 @@ __device__ __forceinline__ void conv_input_gradient_tile(Quad *shared, float *dx
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ConvTile::THREADS)
-conv_input_gradient(float *dx, const float *g, const float *params, const float *mask, long long stride, int batch, CONV_INTS) {
-  __shared__ Quad shared[ConvTile::SHARED_QUADS];
-  dx = trial(dx, stride), g = trial(g, stride), params = trial(params, stride), mask = trial_or_null(mask, stride);
-  const ConvShape s = CONV_SHAPE;
+template <class Gradient>
+__device__ __forceinline__ void conv_input_gradient_of(Quad *shared, float *dx, const Gradient &g, const float *params, const float *mask,
+                                                       long long stride, int batch, const ConvShape &s) {
+  dx = trial(dx, stride), params = trial(params, stride), mask = trial_or_null(mask, stride);
   if (s.stride == 1)
     conv_input_gradient_tile<true>(shared, dx, g, params, mask, batch, s);
   else
     conv_input_gradient_tile<false>(shared, dx, g, params, mask, batch, s);
+}
+
+extern "C" __global__ void __launch_bounds__(ConvTile::THREADS)
+conv_input_gradient(float *dx, const float *g, const float *params, const float *mask, long long stride, int batch, CONV_INTS) {
+  __shared__ Quad shared[ConvTile::SHARED_QUADS];
+  const ConvShape s = CONV_SHAPE;
+  conv_input_gradient_of(shared, dx, OutputGradient{trial(g, stride), s}, params, mask, stride, batch, s);
+}
+
+// g is the gradient by the pooling's output, code its winners.
+extern "C" __global__ void __launch_bounds__(ConvTile::THREADS)
+conv_pool_input_gradient(float *dx, const float *g, const unsigned *code, const float *params, const float *mask, long long stride,
+                         int batch, CONV_INTS, POOL_INTS) {
+  __shared__ Quad shared[ConvTile::SHARED_QUADS];
+  const ConvShape s = CONV_SHAPE;
+  const PoolShape p = POOL_SHAPE;
+  const PooledOutputGradient gradient = {trial(g, stride), (const unsigned char *)trial(code, stride), s, Windows(p)};
+  conv_input_gradient_of(shared, dx, gradient, params, mask, stride, batch, s);
 }

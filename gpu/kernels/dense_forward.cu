@@ -1,5 +1,6 @@
 // denseForward of nn/plain_layers.go, in two passes: dense_forward makes one fold block of every sum, dense_finish adds
-// the blocks in order, then the bias, then the activation.
+// the blocks in order, then the bias, then the activation. Of the last layer, dense_loss in loss.cu does that.
+#include "dense.cuh"
 #include "fold.cuh"
 
 // part[block][sample][unit]: x by w over inputs 256*block..; blockIdx.x = (block, sample tile, unit tile).
@@ -31,12 +32,6 @@ dense_forward(float *part, const float *x, const float *params, long long stride
 extern "C" __global__ void __launch_bounds__(256)
 dense_finish(float *y, const float *part, const float *bias, long long stride, int batch, int units, int blocks, int relu) {
   y = trial(y, stride), part = trial(part, stride), bias = trial(bias, stride);
-  const int count = batch * units;
   const int i = blockIdx.x * 256 + threadIdx.x;
-  if (i >= count) return;
-  part += i;
-  float sum = *part;
-  for (int block = 1; block < blocks; block++) sum = __fadd_rn(sum, part[(long long)block * count]);
-  sum = __fadd_rn(sum, bias[i % units]);
-  y[i] = relu ? relu_mask(sum, sum) : sum;
+  if (i < batch * units) y[i] = dense_output(part, i, batch * units, blocks, bias[i % units], relu);
 }

@@ -49,12 +49,24 @@ func ConvForward(batch, outRows, outCols, units, trials int) (grid, block [3]int
 	return convTile.product(1, batch*outRows*outCols, units, trials)
 }
 
-// ConvInputGradient is the launch of conv_input_gradient.
+// MaxPooledWindow is how many elements a pooling's window may have that is made with the convolution before it.
+const MaxPooledWindow = 128 // ROWS of ConvTile: a tile has whole windows
+
+// ConvPoolForward is the launch of conv_pool_forward; rows and columns are those of the pooling's output, window is the
+// number of elements of its window.
+func ConvPoolForward(batch, poolRows, poolCols, window, units, trials int) (grid, block [3]int) {
+	t := convTile
+	t.rows /= window
+	return t.product(1, batch*poolRows*poolCols, units, trials)
+}
+
+// ConvInputGradient is the launch of conv_input_gradient and conv_pool_input_gradient.
 func ConvInputGradient(batch, inRows, inCols, inChannels, trials int) (grid, block [3]int) {
 	return convTile.product(1, batch*inRows*inCols, inChannels, trials)
 }
 
-// ConvWeightGradient is the launch of conv_weight_gradient; taps is the kernel's area times its input channels.
+// ConvWeightGradient is the launch of conv_weight_gradient and conv_pool_weight_gradient; rows and columns are those of
+// the convolution's output, taps is the kernel's area times its input channels.
 func ConvWeightGradient(samples, outRows, outCols, units, taps, trials int) (grid, block [3]int) {
 	t := convTile
 	if taps+1 <= fewTaps {
@@ -105,7 +117,7 @@ func DenseUpdate(inputs, units, trials int) (grid, block [3]int) {
 	return updateTile.product(1, inputs+1, units, trials)
 }
 
-// Loss is the launch of loss.
+// Loss is the launch of loss and dense_loss.
 func Loss(batch, trials int) (grid, block [3]int) { return launch(batch, lossThreads, trials) }
 
 // MeanLosses is the launch of mean_losses.

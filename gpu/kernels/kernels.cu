@@ -3,6 +3,7 @@
 #include "dense_input_gradient.cu"
 #include "dense_update.cu"
 #include "conv_forward.cu"
+#include "conv_pool_forward.cu"
 #include "conv_input_gradient.cu"
 #include "conv_weight_gradient.cu"
 #include "conv_update.cu"

@@ -98,32 +98,42 @@ func TestConvInputGradient(t *testing.T) {
 	})
 }
 
-// The parts of a convolution's gradient, added up over waves of samples without an update, are the gradient.
 func TestConvWeightGradient(t *testing.T) {
 	cases(t, 32, func(t *testing.T, b *bench) {
 		l, batch := b.conv()
 		draw := b.values()
-		taps := l.KernelRows * l.KernelCols * l.In.Channels
-		count := (taps + 1) * l.Units
-		blocks := ceil(l.Out.Rows*l.Out.Cols, nn.FoldBlock)
-		wave := 1 + b.r.IntN(batch)
 		x, g := b.array(batch*l.In.Size(), draw), b.array(batch*l.Out.Size(), draw)
-		part, sum := b.output(wave*blocks*count), b.output(count)
-		base, consts := b.ints([]int{0}), b.floats(make([]float32, 4))
-		var calls []call
-		for first := 0; first < batch; first += wave {
-			samples := min(wave, batch-first)
-			calls = append(calls,
-				call{"conv_weight_gradient", shape(ConvWeightGradient(samples, l.Out.Rows, l.Out.Cols, l.Units, taps, b.trials)),
-					append([]any{part, x, g, strideArg{}, first, samples}, convInts(l)...)},
-				call{"conv_update_sgd", shape(ConvUpdate(count, b.trials)),
-					[]any{nil, nil, sum, part, strideArg{}, samples * blocks, count, first == 0, false, consts, base, 0}})
+		var gradients [][]float32
+		for trial := range b.trials {
+			gradients = append(gradients, g.of(trial))
 		}
-		b.run(calls, []*array{sum, part}, func(trial int, got [][]uint32) error {
-			want := make([]float32, params(l))
-			l.ParamGradient(batch, x.of(trial), g.of(trial), want)
-			return same("gradient", got[0], want[l.WeightsAt:])
-		})
+		b.convWeightGradient(l, batch, "conv_weight_gradient", x, []any{g}, nil, gradients)
+	})
+}
+
+// convWeightGradient checks that the parts of a convolution's gradient, added up over waves of samples without an
+// update, are the gradient by what the kernel reads from gArgs, which is gradients, trial by trial.
+func (b *bench) convWeightGradient(l *nn.NetLayer, batch int, kernel string, x *array, gArgs, last []any, gradients [][]float32) {
+	taps := l.KernelRows * l.KernelCols * l.In.Channels
+	count := (taps + 1) * l.Units
+	blocks := ceil(l.Out.Rows*l.Out.Cols, nn.FoldBlock)
+	wave := 1 + b.r.IntN(batch)
+	part, sum := b.output(wave*blocks*count), b.output(count)
+	base, consts := b.ints([]int{0}), b.floats(make([]float32, 4))
+	var calls []call
+	for first := 0; first < batch; first += wave {
+		samples := min(wave, batch-first)
+		args := append(append([]any{part, x}, gArgs...), strideArg{}, first, samples)
+		args = append(append(args, convInts(l)...), last...)
+		calls = append(calls,
+			call{kernel, shape(ConvWeightGradient(samples, l.Out.Rows, l.Out.Cols, l.Units, taps, b.trials)), args},
+			call{"conv_update_sgd", shape(ConvUpdate(count, b.trials)),
+				[]any{nil, nil, sum, part, strideArg{}, samples * blocks, count, first == 0, false, consts, base, 0}})
+	}
+	b.run(calls, []*array{sum, part}, func(trial int, got [][]uint32) error {
+		want := make([]float32, params(l))
+		l.ParamGradient(batch, x.of(trial), gradients[trial], want)
+		return same("gradient", got[0], want[l.WeightsAt:])
 	})
 }
 
@@ -235,13 +245,7 @@ func TestPool(t *testing.T) {
 	cases(t, 32, func(t *testing.T, b *bench) {
 		l, batch := b.pool()
 		draw := b.values()
-		few := func() float32 { // equal values meet, of either sign of zero
-			if x := draw(); b.r.IntN(2) == 0 {
-				return x
-			}
-			return []float32{0, float32(math.Copysign(0, -1)), 1}[b.r.IntN(3)]
-		}
-		x, y, code := b.array(batch*l.In.Size(), few), b.output(batch*l.Out.Size()), b.output(batch*l.Out.Size())
+		x, y, code := b.array(batch*l.In.Size(), b.equals(draw)), b.output(batch*l.Out.Size()), b.output(batch*l.Out.Size())
 		g, dx := b.array(batch*l.Out.Size(), draw), b.output(batch*l.In.Size())
 		mask, arg := b.mask(batch*l.In.Size(), draw)
 		ints := func(args ...any) []any {
@@ -259,6 +263,141 @@ func TestPool(t *testing.T) {
 			l.InputGradient(batch, x.of(trial), g.of(trial), nil, dwant)
 			return same("dx", got[2], mask.mask(dwant, trial))
 		})
+	})
+}
+
+// pooledConv draws a convolution with a pooling right behind it, and a number of samples. Windows need not divide the
+// convolution's output; its stride and padding are anything.
+func (b *bench) pooledConv() (conv, pool *nn.NetLayer, batch int) {
+	for {
+		conv, batch = b.conv()
+		window := nn.Layer{Kind: nn.MaxPool2D, KernelRows: b.oneOf(1, 2, 2, 2, 3, 4, conv.Out.Rows), KernelCols: b.oneOf(1, 2, 2, 2, 3, 5, conv.Out.Cols)}
+		if window.KernelRows <= conv.Out.Rows && window.KernelCols <= conv.Out.Cols && window.KernelRows*window.KernelCols <= MaxPooledWindow {
+			return conv, layer(b.t, conv.Out, window), batch
+		}
+	}
+}
+
+// poolInts are the arguments from poolRows to windowCols.
+func poolInts(l *nn.NetLayer) []any {
+	return []any{l.Out.Rows, l.Out.Cols, l.KernelRows, l.KernelCols}
+}
+
+// codes are n winners, a byte each, in words.
+func (b *bench) codes(n int) *array {
+	return b.output(ceil(n, 4))
+}
+
+// equals draws values of which many are equal, also such that differ in the sign of zero alone.
+func (b *bench) equals(draw func() float32) func() float32 {
+	return func() float32 {
+		if x := draw(); b.r.IntN(2) == 0 {
+			return x
+		}
+		return []float32{0, float32(math.Copysign(0, -1)), 1}[b.r.IntN(3)]
+	}
+}
+
+// winners gives, of each value of the pooling's output, the winner's index in its window.
+func winners(l *nn.NetLayer, batch int, x []float32) []byte {
+	g, dx := make([]float32, batch*l.Out.Size()), make([]float32, batch*l.In.Size())
+	for i := range g {
+		g[i] = 1
+	}
+	l.InputGradient(batch, x, g, nil, dx)
+	codes := make([]byte, len(g))
+	for i, d := range dx {
+		if d == 0 {
+			continue
+		}
+		channel, pixel := i%l.In.Channels, i/l.In.Channels
+		col, line := pixel%l.In.Cols, pixel/l.In.Cols
+		row, sample := line%l.In.Rows, line/l.In.Rows
+		out := ((sample*l.Out.Rows+row/l.KernelRows)*l.Out.Cols+col/l.KernelCols)*l.Out.Channels + channel
+		codes[out] = byte(row%l.KernelRows*l.KernelCols + col%l.KernelCols)
+	}
+	return codes
+}
+
+func TestConvPoolForward(t *testing.T) {
+	cases(t, 64, func(t *testing.T, b *bench) {
+		l, pool, batch := b.pooledConv()
+		draw := b.equals(b.values())
+		size := batch * pool.Out.Size()
+		x, p, y, code := b.array(batch*l.In.Size(), draw), b.array(params(l), draw), b.output(size), b.codes(size)
+		args := append([]any{y, code, x, at{p, l.WeightsAt}, strideArg{}, batch}, convInts(l)...)
+		args = append(append(args, l.Activation == nn.ReLU), poolInts(pool)...)
+		grid := shape(ConvPoolForward(batch, pool.Out.Rows, pool.Out.Cols, pool.KernelRows*pool.KernelCols, l.Units, b.trials))
+		b.run([]call{{"conv_pool_forward", grid, args}}, []*array{y, code}, func(trial int, got [][]uint32) error {
+			between, want := make([]float32, batch*l.Out.Size()), make([]float32, size)
+			l.Forward(batch, x.of(trial), p.of(trial), between)
+			pool.Forward(batch, between, nil, want)
+			for i, w := range winners(pool, batch, between) {
+				if g := byte(got[1][i/4] >> (8 * (i % 4))); g != w {
+					return fmt.Errorf("code[%d] = %d, want %d", i, g, w)
+				}
+			}
+			for i := size; i%4 != 0; i++ { // behind the last
+				if g := byte(got[1][i/4] >> (8 * (i % 4))); g != byte(code.words[trial][i/4]>>(8*(i%4))) {
+					return fmt.Errorf("code[%d] of %d is written", i, size)
+				}
+			}
+			return same("y", got[0], want)
+		})
+	})
+}
+
+// pooledGradient is a gradient by the output of a pooling, its winners, and what they make of it: the gradient by the
+// output of the convolution before.
+type pooledGradient struct {
+	g, code *array
+	wide    [][]float32 // per trial
+}
+
+func (b *bench) pooledGradient(pool *nn.NetLayer, batch int, draw func() float32) *pooledGradient {
+	size := batch * pool.Out.Size()
+	p := &pooledGradient{g: b.array(size, draw), code: b.codes(size)}
+	values := b.equals(draw)
+	for trial := range b.trials {
+		x, dx := make([]float32, batch*pool.In.Size()), make([]float32, batch*pool.In.Size())
+		for i := range x {
+			x[i] = values()
+		}
+		for i, w := range winners(pool, batch, x) {
+			word := &p.code.words[trial][i/4]
+			*word = *word&^(0xff<<(8*(i%4))) | uint32(w)<<(8*(i%4))
+		}
+		pool.InputGradient(batch, x, p.g.of(trial), nil, dx)
+		p.wide = append(p.wide, dx)
+	}
+	return p
+}
+
+func TestConvPoolInputGradient(t *testing.T) {
+	cases(t, 48, func(t *testing.T, b *bench) {
+		l, pool, batch := b.pooledConv()
+		draw := b.values()
+		g := b.pooledGradient(pool, batch, draw)
+		p, dx := b.array(params(l), draw), b.output(batch*l.In.Size())
+		mask, arg := b.mask(batch*l.In.Size(), draw)
+		args := append([]any{dx, g.g, g.code, at{p, l.WeightsAt}, arg, strideArg{}, batch}, convInts(l)...)
+		args = append(args, poolInts(pool)...)
+		b.run([]call{{"conv_pool_input_gradient", shape(ConvInputGradient(batch, l.In.Rows, l.In.Cols, l.In.Channels, b.trials)), args}},
+			[]*array{dx}, func(trial int, got [][]uint32) error {
+				want := make([]float32, batch*l.In.Size())
+				l.InputGradient(batch, nil, g.wide[trial], p.of(trial), want)
+				return same("dx", got[0], mask.mask(want, trial))
+			})
+	})
+}
+
+func TestConvPoolWeightGradient(t *testing.T) {
+	cases(t, 48, func(t *testing.T, b *bench) {
+		l, pool, batch := b.pooledConv()
+		draw := b.values()
+		g := b.pooledGradient(pool, batch, draw)
+		x := b.array(batch*l.In.Size(), draw)
+		b.convWeightGradient(l, batch, "conv_pool_weight_gradient", x, []any{g.g, g.code}, poolInts(pool), g.wide)
 	})
 }
 
@@ -332,12 +471,13 @@ func TestDenseUpdate(t *testing.T) {
 	})
 }
 
+// A loss by outputs that are there, and by the parts of a last dense layer.
 func TestLoss(t *testing.T) {
-	cases(t, 32, func(t *testing.T, b *bench) {
+	cases(t, 48, func(t *testing.T, b *bench) {
 		outputs, batch, steps := b.oneOf(2, 3, 10, 33, 256), 1+b.r.IntN(6), 1+b.r.IntN(3)
 		offset := b.r.IntN(steps)
 		step := offset + b.r.IntN(steps-offset)
-		kind, relu := nn.LossKind(1+b.r.IntN(2)), b.r.IntN(2) == 0
+		kind, relu, dense := nn.LossKind(1+b.r.IntN(2)), b.r.IntN(2) == 0, b.r.IntN(2) == 0
 		draw := b.values()
 		wide := func() float32 { // so that exp meets its special cases, and subnormal results
 			if b.r.IntN(3) == 0 {
@@ -345,7 +485,12 @@ func TestLoss(t *testing.T) {
 			}
 			return draw()
 		}
-		z := b.array(batch*outputs, wide)
+		blocks := 1
+		if dense {
+			blocks += b.r.IntN(4)
+		}
+		z := b.array(blocks*batch*outputs, wide) // or parts
+		bias := b.array(outputs, draw)
 		labels := make([]byte, 20)
 		for i := range labels {
 			labels[i] = byte(b.r.IntN(outputs))
@@ -365,10 +510,17 @@ func TestLoss(t *testing.T) {
 		if b.r.IntN(4) == 0 {
 			gradient = nil
 		}
-		b.run([]call{{"loss", shape(Loss(batch, b.trials)), []any{z, gradient, losses, logits, strideArg{}, b.bytes(labels), b.ints(index),
-			b.ints([]int{step - offset}), offset, steps, batch, outputs, int(kind), relu, scale}}},
+		kernel, args := "loss", []any{z, gradient, losses, logits, strideArg{}}
+		if dense {
+			kernel, args = "dense_loss", []any{z, bias, gradient, losses, logits, strideArg{}, blocks}
+		}
+		args = append(args, b.bytes(labels), b.ints(index), b.ints([]int{step - offset}), offset, steps, batch, outputs, int(kind), relu, scale)
+		b.run([]call{{kernel, shape(Loss(batch, b.trials)), args}},
 			[]*array{g, losses, logits}, func(trial int, got [][]uint32) error {
 				zs, gwant := z.of(trial), g.of(trial)
+				if dense {
+					zs = finished(zs, bias.of(trial), blocks, relu)
+				}
 				lwant, zwant := losses.of(trial), logits.of(trial)
 				copy(zwant[step*batch*outputs:], zs)
 				for i := range batch {
@@ -390,6 +542,21 @@ func TestLoss(t *testing.T) {
 				return nil
 			})
 	})
+}
+
+// finished are a dense layer's outputs by its blocks of parts.
+func finished(parts, bias []float32, blocks int, relu bool) []float32 {
+	z := parts[:len(parts)/blocks]
+	for i := range z {
+		for block := 1; block < blocks; block++ {
+			z[i] += parts[block*len(z)+i]
+		}
+		z[i] += bias[i%len(bias)]
+		if relu && !(z[i] > 0) {
+			z[i] = 0
+		}
+	}
+	return z
 }
 
 func TestMeanLosses(t *testing.T) {

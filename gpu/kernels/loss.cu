@@ -1,4 +1,5 @@
 // sampleLoss of nn/loss.go, one block of 32 threads for a sample, and the mean over a batch.
+#include "dense.cuh"
 #include "explog.cuh"
 #include "fold.cuh"
 #include "optimizer.cuh"
@@ -8,22 +9,31 @@ constexpr int LOSS_THREADS = 32;
 
 enum LossKind { SOFTMAX_CROSS_ENTROPY = 1, MEAN_SQUARED_ERROR = 2 }; // the numbers of nn.LossKind
 
+// Scratch is what a block shares: the sample's outputs, and exp(z - m) or d*d of each.
+struct Scratch { float z[MAX_OUTPUTS], terms[MAX_OUTPUTS]; };
+
+// Targets are the samples' labels and where the losses go: losses[steps][batch], logits[steps][batch][outputs].
+struct Targets {
+  float *losses, *logits;
+  const unsigned char *labels;
+  const int *index; // [trials][steps][batch]
+  int step, steps, batch, outputs;
+};
+
 // The outputs' work is shared out; what goes in order (the greatest output, the folds) every thread does for itself from
-// shared memory. Adding is folding with ones: fma(e, 1, acc) is e + acc.
-extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
-loss(const float *z, float *g, float *losses, float *logits, long long stride, const unsigned char *labels, const int *index,
-     const int *base, int offset, int steps, int batch, int outputs, int kind, int relu, float scale) {
-  __shared__ float zs[MAX_OUTPUTS];
-  __shared__ float terms[MAX_OUTPUTS]; // exp(z - m), or d*d
-  const int sample = blockIdx.x, step = step_of(base, offset);
-  const long long record = (long long)step * batch + sample; // in losses and, per output, in logits
-  z = trial(z, stride) + sample * outputs;
-  logits = trial(logits, stride) + record * outputs;
-  const int label = labels[index[(long long)blockIdx.z * steps * batch + record]];
+// shared memory. Adding is folding with ones: fma(e, 1, acc) is e + acc. z(i) is value i of the outputs [batch][outputs].
+template <class Z>
+__device__ __forceinline__ void sample_loss(Scratch &shared, const Z &z, float *g, const Targets &to, long long stride, int kind, int relu,
+                                            float scale) {
+  float *const zs = shared.z, *const terms = shared.terms;
+  const int sample = blockIdx.x, outputs = to.outputs;
+  const long long record = (long long)to.step * to.batch + sample; // in losses and, per output, in logits
+  float *const logits = trial(to.logits, stride) + record * outputs;
+  const int label = to.labels[to.index[(long long)blockIdx.z * to.steps * to.batch + record]];
   if (g) g = trial(g, stride) + sample * outputs;
 
   for (int j = threadIdx.x; j < outputs; j += LOSS_THREADS) {
-    const float value = z[j];
+    const float value = z(sample * outputs + j);
     zs[j] = value;
     logits[j] = value;
     if (kind == MEAN_SQUARED_ERROR) {
@@ -51,9 +61,30 @@ loss(const float *z, float *g, float *losses, float *logits, long long stride, c
     }
   }
   if (threadIdx.x == 0) {
-    trial(losses, stride)[record] = kind == SOFTMAX_CROSS_ENTROPY ? __fsub_rn(log_of(sum), __fsub_rn(zs[label], greatest))
-                                                                   : __fdiv_rn(sum, __int2float_rn(outputs));
+    trial(to.losses, stride)[record] = kind == SOFTMAX_CROSS_ENTROPY ? __fsub_rn(log_of(sum), __fsub_rn(zs[label], greatest))
+                                                                      : __fdiv_rn(sum, __int2float_rn(outputs));
   }
+}
+
+extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
+loss(const float *z, float *g, float *losses, float *logits, long long stride, const unsigned char *labels, const int *index,
+     const int *base, int offset, int steps, int batch, int outputs, int kind, int relu, float scale) {
+  __shared__ Scratch shared;
+  z = trial(z, stride);
+  const Targets to = {losses, logits, labels, index, step_of(base, offset), steps, batch, outputs};
+  sample_loss(shared, [=](int i) { return z[i]; }, g, to, stride, kind, relu, scale);
+}
+
+// dense_loss is dense_finish and loss in one, for a model whose last layer is dense. relu is that layer's activation.
+extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
+dense_loss(const float *part, const float *bias, float *g, float *losses, float *logits, long long stride, int blocks,
+           const unsigned char *labels, const int *index, const int *base, int offset, int steps, int batch, int outputs, int kind,
+           int relu, float scale) {
+  __shared__ Scratch shared;
+  part = trial(part, stride), bias = trial(bias, stride);
+  const Targets to = {losses, logits, labels, index, step_of(base, offset), steps, batch, outputs};
+  const auto z = [=](int i) { return dense_output(part, i, batch * outputs, blocks, bias[i % outputs], relu); };
+  sample_loss(shared, z, g, to, stride, kind, relu, scale);
 }
 
 // mean[step] = fold of the step's losses with ones, divided by their number.

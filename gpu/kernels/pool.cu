@@ -1,6 +1,6 @@
-// poolForward and poolInputGradient of nn/plain_layers.go. Windows lie side by side, so an input is in one window at most.
-// A thread takes four neighbouring channels where their number allows, else one; geometry.go knows.
-#include "dev.cuh"
+// poolForward and poolInputGradient of nn/plain_layers.go. A thread takes four neighbouring channels where their number
+// allows, else one; geometry.go knows. A pooling right behind a convolution is part of that one's kernels.
+#include "pool.cuh"
 
 // Pool is where a thread works: a pixel of the layer's output (or input) and the channels from channel on.
 struct PoolPlace {
@@ -13,8 +13,6 @@ struct PoolPlace {
   }
 };
 
-// The winner starts as the window's first element in (row, column) order and is replaced if and only if a later one is
-// greater; code is its index in that order.
 extern "C" __global__ void __launch_bounds__(256)
 pool_forward(float *y, int *code, const float *x, long long stride, int batch, int in_rows, int in_cols, int channels, int out_rows,
              int out_cols, int window_rows, int window_cols) {
@@ -24,23 +22,14 @@ pool_forward(float *y, int *code, const float *x, long long stride, int batch, i
   const int col = at.pixel % out_cols, line = at.pixel / out_cols, row = line % out_rows, sample = line / out_rows;
   const bool wide = at.width == 4 && aligned(x);
   x += ((sample * in_rows + row * window_rows) * in_cols + col * window_cols) * channels + at.channel;
-  Quad best = read_quad(x, at.width, wide);
-  int winner[4] = {0, 0, 0, 0};
+  Winners winners(read_quad(x, at.width, wide));
   for (int r = 0, i = 0; r < window_rows; r++) {
-    for (int c = 0; c < window_cols; c++, i++) {
-      const Quad q = read_quad(x + (r * in_cols + c) * channels, at.width, wide);
-      UNROLL for (int j = 0; j < 4; j++) {
-        if (q.v[j] > best.v[j]) {
-          best.v[j] = q.v[j];
-          winner[j] = i;
-        }
-      }
-    }
+    for (int c = 0; c < window_cols; c++, i++) winners.meet(read_quad(x + (r * in_cols + c) * channels, at.width, wide), i);
   }
   const int out = at.pixel * channels + at.channel;
-  write_quad(y + out, at.width, at.width == 4 && aligned(y), best);
+  write_quad(y + out, at.width, at.width == 4 && aligned(y), winners.best);
   UNROLL for (int j = 0; j < 4; j++)
-    if (j < at.width) code[out + j] = winner[j];
+    if (j < at.width) code[out + j] = winners.code[j];
 }
 
 // The gradient goes to the winner alone; all others, and what no window reaches, have +0.

@@ -131,6 +131,8 @@ func TestGeometryLimits(t *testing.T) {
 	each("dense_input_gradient", func() (g, b [3]int) { return DenseInputGradient(8, maxParams-1, MaxTrials) })
 	each("dense_update", func() (g, b [3]int) { return DenseUpdate(maxParams-1, 1, MaxTrials) })
 	each("conv_forward", func() (g, b [3]int) { return ConvForward(1, 1<<13, 1<<13, 2, MaxTrials) })
+	each("conv_pool_forward", func() (g, b [3]int) { return ConvPoolForward(1, 1<<12, 1<<12, 1, 8, MaxTrials) })
+	each("conv_pool_forward, largest window", func() (g, b [3]int) { return ConvPoolForward(1, 1<<9, 1<<9, MaxPooledWindow, 1<<7, MaxTrials) })
 	each("conv_input_gradient", func() (g, b [3]int) { return ConvInputGradient(maxBatch, 1, maxValues/maxBatch, 1, MaxTrials) })
 	each("conv_weight_gradient", func() (g, b [3]int) { return ConvWeightGradient(maxBatch, 1, maxSide/2, 1, 49, MaxTrials) })
 	each("conv_weight_gradient, wide", func() (g, b [3]int) { return ConvWeightGradient(8, 1, 1, 1<<12, 1<<12-1, MaxTrials) })
