@@ -313,7 +313,9 @@ func (f *forgery) StateAfter(chain.Hash) (chain.State, error) {
 	return chain.State{}, chain.ErrNotFound // it syncs from nobody
 }
 
-func (f *forgery) CheckHeader(_ peer.ID, s chain.State, _ *chain.Header) (chain.State, error) { return s, nil }
+func (f *forgery) CheckHeader(_ peer.ID, s chain.State, _ *chain.Header) (chain.State, error) {
+	return s, nil
+}
 
 func (f *forgery) CheckBody(*chain.Block) error { return nil }
 
