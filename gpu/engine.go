@@ -61,13 +61,13 @@ const maxGraphs = 8
 // maxDataSets is how many data sets an engine keeps on the device: training, evaluation and test split.
 const maxDataSets = 3
 
-// newEngine makes an engine that trains up to width trials side by side; 0 finds out how many suit the device. The
-// engine owns the machine and closes it, also where it fails.
-func newEngine(net *nn.Net, m machine, name string, width int) (*engine, error) {
+// newEngine makes an engine that trains up to width trials side by side; 0 finds out how many suit the device, for trials
+// of so many steps. The engine owns the machine and closes it, also where it fails.
+func newEngine(net *nn.Net, m machine, name string, width, steps int) (*engine, error) {
 	e := &engine{net: net, m: marked{m}, name: name, width: min(max(width, 1), kernels.MaxTrials), graphs: map[graphKey]Graph{}}
 	err := e.allocate()
 	if err == nil && width <= 0 {
-		err = e.tune()
+		err = e.tune(steps)
 	}
 	if err != nil {
 		e.Close()
@@ -559,7 +559,7 @@ func (e *engine) at(word int) uint64 { return uint64(e.arena) + 4*uint64(word) }
 func (e *engine) stride() uint64 { return uint64(e.plan.stride) }
 
 // tune finds out how many trials to train at once: as many as still make the device faster, within its memory.
-func (e *engine) tune() error {
+func (e *engine) tune(trialSteps int) error {
 	const steps, most, worth = 32, 256, 1.05
 	net := e.net
 	data := nn.Samples{Pixels: make([]byte, net.Model.Input.Size()), Labels: make([]byte, 1), Size: net.Model.Input.Size()}
@@ -570,14 +570,14 @@ func (e *engine) tune() error {
 	trial := nn.Trial{Steps: steps, BatchSeed: func(s uint32) [32]byte { return [32]byte{byte(s)} }}
 	best, bestRate := 1, 0.0
 	for width := 1; width <= most; width *= 2 {
+		if err := e.forget(); err != nil {
+			return err
+		}
 		free, _, err := e.m.FreeMemory()
 		if err != nil {
 			return err
 		}
-		if err := e.forget(); err != nil {
-			return err
-		}
-		if 4*newPlan(net, steps).stride*width > free/2 {
+		if 4*newPlan(net, max(steps, trialSteps)).stride*width > free/2 {
 			break
 		}
 		e.width = width

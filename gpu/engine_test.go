@@ -24,7 +24,7 @@ const interpretedWork = 1 << 18
 // real or fake, that the driver has. order is the interpreter's; the fake driver has one for all, named by its environment.
 func newTestEngine(t testing.TB, net *nn.Net, order ptx.Order, trials int) *engine {
 	t.Helper()
-	e, err := newEngine(net, &counted{machine: testMachine(t, order)}, "test", trials)
+	e, err := newEngine(net, &counted{machine: testMachine(t, order)}, "test", trials, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func launches(e *engine) int { return e.m.(marked).machine.(*counted).launches }
 
 func TestKnownAnswer(t *testing.T) {
 	for name, order := range map[string]ptx.Order{"forward": ptx.Forward, "backward": ptx.Backward, "shuffled": ptx.Shuffled(7)} {
-		if err := nn.KnownAnswer(func(net *nn.Net) (nn.Engine, error) { return newEngine(net, testMachine(t, order), "test", 1) }); err != nil {
+		if err := nn.KnownAnswer(func(net *nn.Net) (nn.Engine, error) { return newEngine(net, testMachine(t, order), "test", 1, 0) }); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -290,7 +290,7 @@ func TestDataSetsOnTheDevice(t *testing.T) {
 func TestNoRoomForTrials(t *testing.T) {
 	net, data := small(t, adam)
 	m := newInterpreter(t, ptx.Forward)
-	e, err := newEngine(net, m, "interpreted", 1)
+	e, err := newEngine(net, m, "interpreted", 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,25 +9,25 @@ import (
 )
 
 // NewEngine makes an engine on a CUDA device that passes the known-answer test. It trains up to trials trials side by
-// side; 0 finds out how many suit the device. Faults of the device are nn.ErrDevice and one of this package's kinds.
-func NewEngine(net *nn.Net, device, trials int) (nn.Engine, error) {
+// side; 0 finds out how many suit the device, for trials of so many steps. Faults of the device are nn.ErrDevice and one of this package's kinds.
+func NewEngine(net *nn.Net, device, trials, steps int) (nn.Engine, error) {
 	if err := Check(device); err != nil {
 		return nil, err
 	}
-	return openEngine(net, device, trials)
+	return openEngine(net, device, trials, steps)
 }
 
 // Check runs the known-answer test on a device. Wrong answers are nn.ErrKnownAnswer, other faults those of NewEngine.
 func Check(device int) error {
-	return nn.KnownAnswer(func(net *nn.Net) (nn.Engine, error) { return openEngine(net, device, 1) })
+	return nn.KnownAnswer(func(net *nn.Net) (nn.Engine, error) { return openEngine(net, device, 1, 0) })
 }
 
-func openEngine(net *nn.Net, device, trials int) (nn.Engine, error) {
+func openEngine(net *nn.Net, device, trials, steps int) (nn.Engine, error) {
 	m, err := openCUDA(device, kernels.PTX)
 	if err != nil {
 		return nil, deviceFault(err)
 	}
-	return newEngine(net, m, fmt.Sprintf("cuda:%d", device), trials)
+	return newEngine(net, m, fmt.Sprintf("cuda:%d", device), trials, steps)
 }
 
 // deviceFault marks what a device did not do. That this binary has no CUDA in it is no device's fault.

@@ -200,29 +200,29 @@ func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, tria
 		return err
 	}
 	if err != nil || again.Root != first.Root || again.LogitsDigest != first.LogitsDigest {
-		m.faults.Add(1)
-		m.cfg.Log.Error("training the same trial twice gave two results: this machine computes wrongly; check memory, overclocking and temperature",
-			zap.Uint64("height", claim.Height))
-		if m.wrong++; m.wrong > maxFaults {
-			m.wrong = 0
-			return ErrFaults
+		return m.fault("training the same trial", claim)
+	}
+	var losses [2]uint32
+	for i := range losses {
+		if err := m.cfg.Chain.StandBack(ctx); err != nil {
+			return err
 		}
-		return nil
+		loss, _, err := m.cfg.Trainer.Evaluate(ctx, job.Base.Template, again.State, chain.EvaluationSplit)
+		if err != nil && !errors.Is(err, nn.ErrNotFinite) {
+			return err
+		}
+		losses[i] = math.Float32bits(loss) // 0 where it is not finite
+		if err != nil && i == 1 && losses[0] == losses[1] {
+			return nil // no valid block can say so
+		}
+	}
+	if losses[0] != losses[1] {
+		return m.fault("evaluating the same model", claim)
 	}
 	m.wrong = 0
-	if err := m.cfg.Chain.StandBack(ctx); err != nil {
-		return err
-	}
-	loss, _, err := m.cfg.Trainer.Evaluate(ctx, job.Base.Template, again.State, chain.EvaluationSplit)
-	if errors.Is(err, nn.ErrNotFinite) {
-		return nil // no valid block can say so
-	}
-	if err != nil {
-		return err
-	}
 	x := &chain.Execution{
 		Steps: trial.Steps, EarlyRoots: again.EarlyRoots, Complete: true,
-		LogitsDigest: again.LogitsDigest, TrainedRoot: again.Root, LossAfter: math.Float32bits(loss),
+		LogitsDigest: again.LogitsDigest, TrainedRoot: again.Root, LossAfter: losses[0],
 	}
 	b := chain.NewBlock(claim, job.Base, x)
 	best, err := m.cfg.Chain.Submit(ctx, b, x, again.State)
@@ -235,6 +235,18 @@ func (m *Miner) win(ctx context.Context, job *chain.Job, claim chain.Claim, tria
 		m.advancing.Add(1)
 	default:
 		m.keeping.Add(1)
+	}
+	return nil
+}
+
+// fault counts and tells that doing the same thing twice gave two results.
+func (m *Miner) fault(what string, claim chain.Claim) error {
+	m.faults.Add(1)
+	m.cfg.Log.Error(what+" twice gave two results: this machine computes wrongly; check memory, overclocking and temperature",
+		zap.Uint64("height", claim.Height))
+	if m.wrong++; m.wrong > maxFaults {
+		m.wrong = 0
+		return ErrFaults
 	}
 	return nil
 }

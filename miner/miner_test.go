@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -257,5 +258,34 @@ func TestMiscomputing(t *testing.T) {
 	}
 	if logs.Len() != 2 {
 		t.Errorf("%d errors logged, want one for each of 2 faults", logs.Len())
+	}
+}
+
+// misevaluating gives another loss each time.
+type misevaluating struct {
+	trainer
+	runs *int
+}
+
+func (m misevaluating) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (float32, int, error) {
+	loss, correct, err := m.trainer.Evaluate(ctx, template, s, split)
+	*m.runs++
+	return math.Float32frombits(math.Float32bits(loss) ^ uint32(*m.runs%2)), correct, err
+}
+
+// A loss that comes out otherwise the second time is not published either.
+func TestMisevaluating(t *testing.T) {
+	n := tiny(t)
+	tr := newTrainer(n)
+	w := newWorld(t, n, tr)
+	w.submit = func(b *chain.Block) error { t.Errorf("published block %d", b.Height); return nil }
+	core, logs := observer.New(zapcore.ErrorLevel)
+	runs := 0
+	m := w.miner(n, misevaluating{tr, &runs}, zap.New(core))
+	if err := m.Run(context.Background()); !errors.Is(err, ErrFaults) {
+		t.Fatal(err)
+	}
+	if got := logs.FilterMessageSnippet("evaluating the same model twice").Len(); got == 0 || uint64(got) != m.Stats().Faults {
+		t.Errorf("%d errors logged for %d faults", got, m.Stats().Faults)
 	}
 }

@@ -47,7 +47,7 @@ func fakeDevices(t *testing.T, count int) (devices []Device, tell func(device in
 		tell(i, "temperature 50")
 		devices = append(devices, Device{
 			Name:      fmt.Sprint("cuda:", i),
-			Engine:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, i, 4) },
+			Engine:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, i, 4, 0) },
 			Telemetry: func() (gpu.Telemetry, error) { return gpu.ReadTelemetry(d.UUID) },
 		})
 	}
@@ -80,7 +80,7 @@ func broken(t *testing.T, lost int, failed func(*Node)) (*Node, *observer.Observ
 		w.rest = time.Millisecond
 	}
 	// The verifier has an engine on the first device, as after measuring.
-	if _, err := n.checking.name(0); err != nil {
+	if _, err := n.checking.engineName(0); err != nil {
 		t.Fatal(err)
 	}
 	return n, logs

@@ -162,6 +162,9 @@ func (n *Node) reportModel(ctx context.Context, s chain.State) error {
 	}
 	template := n.cfg.Network.TemplateIndex(s.TaskNumber)
 	loss, correct, err := n.checking.Evaluate(ctx, template, model, chain.TestSplit)
+	if deviceFailed(err) && n.verifyOnCPU(err) {
+		loss, correct, err = n.checking.Evaluate(ctx, template, model, chain.TestSplit)
+	}
 	if err != nil {
 		return err
 	}

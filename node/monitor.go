@@ -21,6 +21,8 @@ const (
 	coolBy = 5
 	// stallAfter is how long training may make no step. Even slow machines take many in that time.
 	stallAfter = 30 * time.Second
+	// hangingTelemetry is how long the end of a node waits for a reading.
+	hangingTelemetry = 2 * time.Second
 	// throttleOver is how long a device must not have been slowed down for that to be over: at a limit it goes to and fro.
 	throttleOver = time.Minute
 )
@@ -53,18 +55,26 @@ func newMonitor(d Device, limit int, now func() time.Time, log *zap.Logger) *mon
 	return &monitor{telemetry: d.Telemetry, limit: limit, now: now, every: monitorEvery, log: log}
 }
 
-// start watches until stop is called, which waits. What is told of progress does not wait for telemetry: a device that
-// hangs may let that hang too.
+// start watches until stop is called, which waits, but not for long where a device that hangs lets its telemetry hang too.
+// What is told of progress does not wait for telemetry.
 func (m *monitor) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { m.repeat(ctx, func() bool { m.checkProgress(); return true }) })
-	if m.telemetry != nil {
-		wg.Go(func() { m.repeat(ctx, m.read) })
-	}
+	reading := make(chan struct{})
+	go func() {
+		defer close(reading)
+		if m.telemetry != nil {
+			m.repeat(ctx, m.read)
+		}
+	}()
 	return func() {
 		cancel()
 		wg.Wait()
+		select {
+		case <-reading:
+		case <-time.After(hangingTelemetry):
+		}
 	}
 }
 

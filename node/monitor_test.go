@@ -276,7 +276,7 @@ func TestWatched(t *testing.T) {
 	}
 	defer n.Close()
 	b := newBench(t, 90)
-	w := watched{mineable{n}, b.monitor}
+	w := watched{mineable{n, "cpu"}, b.monitor}
 	ctx := context.Background()
 	watchedAfter := func(what string, want bool, err error) {
 		t.Helper()

@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 		}
 		n.disk = newDiskGuard(cfg.Network, free, cfg.Log.Named("store"))
 	}
-	n.checking = newTrainer(cfg.Network, data, cfg.Devices[0])
+	n.checking = newTrainer(cfg.Network, data, cfg.Devices[0].single())
 	was, wasErr := n.store.Tip()
 	if n.manager, err = chain.OpenManager(ctx, cfg.Network, n.store, sparing{n.checking, n.disk}, cfg.Models); err != nil {
 		if errors.Is(err, chain.ErrCorrupt) {
@@ -110,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 	n.verifier = &verifier{
 		manager: n.manager, gate: &n.gate, now: cfg.Now, log: cfg.Log.Named("verify"), settled: n.settled, deviceFailed: n.verifyOnCPU,
 		blame: func(from source, why error) { n.peers.Blame(from, why) },
-		held:  map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
+		one:   newTurn(), held: map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
 	}
 	n.peers = alone{}
 	if cfg.Peers != nil {
@@ -195,7 +195,7 @@ func (n *Node) Close() error {
 }
 
 func (n *Node) engineName() string {
-	name, err := n.checking.name(0)
+	name, err := n.checking.engineName(0)
 	if err != nil {
 		return err.Error()
 	}
@@ -221,6 +221,9 @@ func (n *Node) started() {
 // measure warns where this machine is slower than what the network counts on.
 func (n *Node) measure(ctx context.Context) error {
 	rate, steps, err := n.checking.measure(ctx, 0)
+	if deviceFailed(err) && n.verifyOnCPU(err) {
+		rate, steps, err = n.checking.measure(ctx, 0)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -240,14 +243,27 @@ func (n *Node) measure(ctx context.Context) error {
 	return nil
 }
 
-// mineable is the node as its miner sees it.
-type mineable struct{ n *Node }
-
-func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
-	return m.n.manager.NewJob(ctx, now)
+// mineable is the node as the miner on a device sees it.
+type mineable struct {
+	n      *Node
+	device string
 }
 
-func (m mineable) StandBack(ctx context.Context) error { return m.n.gate.wait(ctx) }
+func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
+	job, err := m.n.manager.NewJob(ctx, now)
+	if deviceFailed(err) && m.n.verifyOnCPU(err) { // it trains on what verifies, not on the miner's device
+		job, err = m.n.manager.NewJob(ctx, now)
+	}
+	return job, err
+}
+
+// StandBack waits while blocks are verified on the miner's own device.
+func (m mineable) StandBack(ctx context.Context) error {
+	if m.n.checking.name.Load() != m.device {
+		return ctx.Err()
+	}
+	return m.n.gate.wait(ctx)
+}
 
 // Ready waits until there is space for a block, the node has caught up, and the clock with the chain: a block that is
 // ahead of the others' clocks would not be taken.

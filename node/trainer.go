@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/descentnet/minerd/chain"
@@ -18,6 +18,8 @@ type Device struct {
 	Name string // in logs: cpu, cuda:0
 	// Engine makes an engine. Several may be in use at once.
 	Engine func(*nn.Net) (nn.Engine, error)
+	// Single makes one for a trial at a time, which is what a verifier needs; nil is Engine.
+	Single func(*nn.Net) (nn.Engine, error)
 	// Telemetry asks the device for its temperature and the like, about once a second; nil where it has none. Its error is
 	// gpu.ErrNoTelemetry where asking again is of no use.
 	Telemetry func() (gpu.Telemetry, error)
@@ -31,6 +33,14 @@ func CPU(threads int) Device {
 	return Device{Name: "cpu", Engine: func(net *nn.Net) (nn.Engine, error) { return nn.NewEngine(net, threads) }}
 }
 
+// single is the device for a trial at a time.
+func (d Device) single() Device {
+	if d.Single != nil {
+		d.Engine = d.Single
+	}
+	return d
+}
+
 // trainer runs templates on one engine each, made when first needed. It is a chain.Trainer and a miner.Trainer that any
 // goroutine may use; one trial or evaluation runs at a time. An engine whose device failed is dropped, so that the next
 // call makes a new one.
@@ -38,19 +48,24 @@ type trainer struct {
 	net    *chain.Network
 	data   []splits
 	device Device
+	name   atomic.Value // string: the device's, which may be asked for while it trains
 
-	mu      sync.Mutex
+	one     turn // held while an engine is used
 	engines map[int]nn.Engine
 }
 
 func newTrainer(net *chain.Network, data []splits, d Device) *trainer {
-	return &trainer{net: net, data: data, device: d, engines: map[int]nn.Engine{}}
+	t := &trainer{net: net, data: data, device: d, one: newTurn(), engines: map[int]nn.Engine{}}
+	t.name.Store(d.Name)
+	return t
 }
 
-// use calls f with the engine of a template.
-func (t *trainer) use(template int, f func(nn.Engine) error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// use calls f with the engine of a template, or gives ctx's error if it is done before.
+func (t *trainer) use(ctx context.Context, template int, f func(nn.Engine) error) error {
+	if err := t.one.take(ctx); err != nil {
+		return err
+	}
+	defer t.one.give()
 	e := t.engines[template]
 	if e == nil {
 		var err error
@@ -68,17 +83,18 @@ func (t *trainer) use(template int, f func(nn.Engine) error) error {
 
 // replace changes the device, unless it is on that one already.
 func (t *trainer) replace(d Device) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.one.wait()
+	defer t.one.give()
 	if t.device.Name == d.Name {
 		return false
 	}
 	t.drop()
 	t.device = d
+	t.name.Store(d.Name)
 	return true
 }
 
-// drop closes all engines. t.mu must be held.
+// drop closes all engines. t.one must be held.
 func (t *trainer) drop() {
 	for _, e := range t.engines {
 		e.Close()
@@ -87,7 +103,7 @@ func (t *trainer) drop() {
 }
 
 func (t *trainer) Train(ctx context.Context, template int, start *nn.State, trial nn.Trial) (trained *nn.Trained, err error) {
-	err = t.use(template, func(e nn.Engine) (err error) {
+	err = t.use(ctx, template, func(e nn.Engine) (err error) {
 		trained, err = e.Train(ctx, start, t.data[template][chain.TrainSplit], trial)
 		return err
 	})
@@ -95,7 +111,7 @@ func (t *trainer) Train(ctx context.Context, template int, start *nn.State, tria
 }
 
 func (t *trainer) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (loss float32, correct int, err error) {
-	err = t.use(template, func(e nn.Engine) (err error) {
+	err = t.use(ctx, template, func(e nn.Engine) (err error) {
 		loss, correct, err = e.Evaluate(ctx, s, t.data[template][split])
 		return err
 	})
@@ -104,7 +120,7 @@ func (t *trainer) Evaluate(ctx context.Context, template int, s *nn.State, split
 
 // Width is the number of trials that are best trained at once.
 func (t *trainer) Width(template int) (width int, err error) {
-	err = t.use(template, func(e nn.Engine) error {
+	err = t.use(context.Background(), template, func(e nn.Engine) error {
 		width = 1
 		if m, ok := e.(nn.ManyTrainer); ok {
 			width = m.Width()
@@ -115,7 +131,7 @@ func (t *trainer) Width(template int) (width int, err error) {
 }
 
 func (t *trainer) TrainMany(ctx context.Context, template int, start *nn.State, trials []nn.Trial) (outcomes []nn.Outcome, err error) {
-	err = t.use(template, func(e nn.Engine) (err error) {
+	err = t.use(ctx, template, func(e nn.Engine) (err error) {
 		data := t.data[template][chain.TrainSplit]
 		if m, ok := e.(nn.ManyTrainer); ok {
 			outcomes, err = m.TrainMany(ctx, start, data, trials)
@@ -138,8 +154,8 @@ func (t *trainer) TrainMany(ctx context.Context, template int, start *nn.State, 
 }
 
 func (t *trainer) Close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.one.wait()
+	defer t.one.give()
 	t.drop()
 }
 
@@ -164,9 +180,9 @@ func (t *trainer) measure(ctx context.Context, template int) (rate, steps float6
 	}
 }
 
-// name is the name of the engine of a template.
-func (t *trainer) name(template int) (name string, err error) {
-	err = t.use(template, func(e nn.Engine) error {
+// engineName is the name of the engine of a template.
+func (t *trainer) engineName(template int) (name string, err error) {
+	err = t.use(context.Background(), template, func(e nn.Engine) error {
 		name = e.Name()
 		return nil
 	})

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/descentnet/minerd/chain"
-	"github.com/descentnet/minerd/nn"
 	"go.uber.org/zap"
 )
 
@@ -54,10 +53,10 @@ type verifier struct {
 	blame func(from source, why error)
 	// settled hears of every block that was judged, on the goroutine that judged it.
 	settled func(b *chain.Block, from source, added chain.Added, took time.Duration, err error)
-	// deviceFailed is told why verifying on the device it used is not possible any more.
-	deviceFailed func(error)
+	// deviceFailed is told why verifying on the device it used is not possible any more. It says whether there is another.
+	deviceFailed func(error) bool
 
-	one sync.Mutex // held while a block is verified: one at a time, from gossip or from sync
+	one turn // held while a block is verified: one at a time, from gossip or from sync
 
 	mu    sync.Mutex
 	queue []queued
@@ -182,9 +181,6 @@ func (v *verifier) settle(ctx context.Context, q queued) {
 	if errors.Is(err, chain.ErrOrphan) || errors.Is(err, chain.ErrFuture) {
 		v.hold(q)
 	}
-	if errors.Is(err, nn.ErrDevice) {
-		_ = v.enqueue(q) // full: it is offered again
-	}
 	if chain.VerdictOf(err) == chain.Invalid {
 		v.forget(q.from)
 		v.blame(q.from, err)
@@ -206,14 +202,16 @@ func (v *verifier) forget(from source) {
 func (v *verifier) verify(ctx context.Context, b *chain.Block, from source, arrival chain.Arrival) error {
 	v.gate.close()
 	defer v.gate.open()
-	v.one.Lock()
-	defer v.one.Unlock()
+	if err := v.one.take(ctx); err != nil {
+		return err
+	}
+	defer v.one.give()
 	ctx, done := v.whileItMatters(ctx, b)
 	defer done()
 	began := v.now()
 	added, err := v.manager.Add(ctx, b, millis(began), arrival)
-	if errors.Is(err, nn.ErrDevice) {
-		v.deviceFailed(err)
+	if deviceFailed(err) && v.deviceFailed(err) {
+		added, err = v.manager.Add(ctx, b, millis(began), arrival)
 	}
 	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errOvertaken) {
 		err = fmt.Errorf("%w: %w", errOvertaken, err)

@@ -27,13 +27,13 @@ func (n *Node) newWorker(d Device, t *trainer, nonce uint64) *worker {
 	log := n.cfg.Log.Named("miner").With(zap.String("device", d.Name))
 	m := newMonitor(d, n.cfg.MaxTemperature, n.cfg.Now, log)
 	w := &worker{trainer: t, monitor: m, payout: n.cfg.Payout, rest: firstRest, failed: func(error) {}, log: log, miner: miner.New(miner.Config{
-		Network: n.cfg.Network, Chain: watched{mineable{n}, m}, Trainer: t, Payout: n.cfg.Payout, Nonce: nonce,
+		Network: n.cfg.Network, Chain: watched{mineable{n, d.Name}, m}, Trainer: t, Payout: n.cfg.Payout, Nonce: nonce,
 		Now: n.cfg.Now, ReportEvery: n.cfg.ReportEvery, ReportAlso: m.fields, Log: log,
 	})}
 	if d.Name == n.cfg.Devices[0].Name {
 		// The verifier's engines are on it too. They would give what is not so, and a device that was lost works again only
 		// when all its engines have been closed.
-		w.failed = n.verifyOnCPU
+		w.failed = func(err error) { n.verifyOnCPU(err) }
 	}
 	return w
 }
@@ -86,7 +86,7 @@ func deviceFailed(err error) bool {
 }
 
 func (w *worker) mine(ctx context.Context) error {
-	name, err := w.trainer.name(0)
+	name, err := w.trainer.engineName(0)
 	if err != nil {
 		return err
 	}
@@ -98,9 +98,11 @@ func (w *worker) mine(ctx context.Context) error {
 	return w.miner.Run(ctx)
 }
 
-// verifyOnCPU takes verification off a device that failed. It may be called again.
-func (n *Node) verifyOnCPU(why error) {
-	if n.checking.replace(CPU(n.cfg.Threads)) {
+// verifyOnCPU takes verification off a device that failed. It may be called again, and says whether anything changed.
+func (n *Node) verifyOnCPU(why error) bool {
+	changed := n.checking.replace(CPU(n.cfg.Threads))
+	if changed {
 		n.log.Warn("the device that verifies failed: blocks are verified on the CPU from now on", zap.Error(why))
 	}
+	return changed
 }

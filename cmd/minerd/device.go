@@ -16,8 +16,8 @@ import (
 const deviceHelp = "what to train on: auto (CUDA devices, or the CPU where there are none), cpu, cuda (all of them), all, or a list such as cuda:0,cuda:2,cpu"
 
 // trainOn gives the devices that a list names. A device that does not pass the known-answer test is left out with an
-// error in the log; with none left, that is the error. threads are the CPU's.
-func trainOn(list string, threads, trials int, log *zap.Logger) ([]node.Device, error) {
+// error in the log; with none left, that is the error. threads are the CPU's, steps those of the network's longest trials.
+func trainOn(list string, threads, trials, steps int, log *zap.Logger) ([]node.Device, error) {
 	names, err := deviceNames(list, gpu.Devices)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,8 @@ func trainOn(list string, threads, trials int, log *zap.Logger) ([]node.Device, 
 		uuid := found[index].UUID // NVML may count in another order
 		devices = append(devices, node.Device{
 			Name:      name,
-			Engine:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, index, trials) },
+			Engine:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, index, trials, steps) },
+			Single:    func(net *nn.Net) (nn.Engine, error) { return gpu.NewEngine(net, index, 1, steps) },
 			Telemetry: func() (gpu.Telemetry, error) { return gpu.ReadTelemetry(uuid) },
 		})
 	}

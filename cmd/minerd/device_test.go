@@ -51,7 +51,7 @@ func TestTrainOnNothing(t *testing.T) {
 	if _, err := gpu.Devices(); err == nil {
 		t.Skip("this machine has a CUDA device")
 	}
-	if _, err := trainOn("cuda", 1, 0, nil); !errors.Is(err, gpu.ErrNotBuilt) && !errors.Is(err, gpu.ErrNoDriver) && !errors.Is(err, gpu.ErrNoDevice) {
+	if _, err := trainOn("cuda", 1, 0, 0, nil); !errors.Is(err, gpu.ErrNotBuilt) && !errors.Is(err, gpu.ErrNoDriver) && !errors.Is(err, gpu.ErrNoDevice) {
 		t.Errorf("cuda: %v", err)
 	}
 }

@@ -105,7 +105,11 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 			return fmt.Errorf("--payout: %w", err)
 		}
 	}
-	devices, err := trainOn(f.device, f.threads, f.trials, log)
+	steps := 0
+	for _, t := range net.Templates {
+		steps = max(steps, int(t.TrialSteps))
+	}
+	devices, err := trainOn(f.device, f.threads, f.trials, steps, log)
 	if err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func batchSeed(trial int) func(uint32) [32]byte {
 
 // compare trains trial after trial on the device and on the CPU, each on from its own last state.
 func compare(ctx context.Context, net *nn.Net, samples nn.Samples) error {
-	card, err := gpu.NewEngine(net, *device, 1)
+	card, err := gpu.NewEngine(net, *device, 1, trialSteps)
 	if err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func measure(ctx context.Context, net *nn.Net, samples nn.Samples) error {
 		if err != nil || width < 1 {
 			return fmt.Errorf("--trials %s: %q is no number of trials", *widths, word)
 		}
-		e, err := gpu.NewEngine(net, *device, width)
+		e, err := gpu.NewEngine(net, *device, width, trialSteps)
 		if err != nil {
 			return err
 		}
