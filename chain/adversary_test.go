@@ -869,8 +869,9 @@ func (r *reading) Verified(id chain.Hash) (chain.Verified, error) {
 	return r.Memory.Verified(id)
 }
 
-// TestAdversaryDeepSideBlocks: a forged block beside the chain makes the ledger after its parent be found, which reads the
-// blocks down to it once, and trains nothing.
+// TestAdversaryDeepSideBlocks: a forged block beside the chain costs the same few reads however deep its parent is, and
+// trains nothing. The ledger after the parent, for which the blocks down to it are read, is found when the branch is
+// executed, once.
 func TestAdversaryDeepSideBlocks(t *testing.T) {
 	const length = 300
 	f := newField(t)
@@ -897,12 +898,49 @@ func TestAdversaryDeepSideBlocks(t *testing.T) {
 		if err != nil || !added.Side || added.Executed != 0 {
 			t.Errorf("%+v, %v", added, err)
 		}
-		if most := int64(depth) + 5; reads > most {
+		if most := int64(2); reads > most {
 			t.Errorf("%d blocks deep: %d blocks were read, allowed are %d", depth, reads, most)
 		}
 		if m.tip() != tip {
 			t.Error("the tip has changed")
 		}
+	}
+	// A branch with more work and a forged ledger in its first block is given up whole.
+	const depth = 100
+	forged := clone(f.links[tip-depth+1].block)
+	forged.LedgerRoot[0] ^= 1
+	base, err := f.net.Base(f.links[tip-depth].state, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, Network: f.net}
+	w.grindNonce(forged, base, true)
+	l := w.forged(f.links[tip-depth], forged)
+	ids := []chain.Hash{l.id()}
+	for err == nil {
+		before := s.blocks.Load()
+		_, err = m.Add(context.Background(), l.block, l.block.Time, m.Arrive("peer"))
+		reads := s.blocks.Load() - before
+		switch {
+		case err == nil && reads > 2:
+			t.Errorf("height %d: %d blocks were read", l.state.Height, reads)
+		case err != nil:
+			t.Logf("adversary=%q attacker_steps=0 victim_steps=0 refused=%q at=0 depth=%d block_reads=%d bytes=%d",
+				"branch on a forged ledger", err, depth, reads, l.block.Size())
+			if !errors.Is(err, chain.ErrInvalidParent) || reads > 5*depth || m.tip() != tip || len(ids) != depth+1 {
+				t.Errorf("%v, %d blocks were read, the tip is %d, after %d blocks", err, reads, m.tip(), len(ids))
+			}
+			if _, err := s.Invalid(ids[0]); err != nil {
+				t.Errorf("the forged block is not remembered: %v", err)
+			}
+		default:
+			f.make(l, len(f.links))
+			l = f.links[len(f.links)-1]
+			ids = append(ids, l.id())
+		}
+	}
+	if pending, _, _ := m.Held(); pending != 4 { // those above
+		t.Errorf("%d blocks are kept", pending)
 	}
 }
 

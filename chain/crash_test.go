@@ -321,6 +321,11 @@ func TestStoreFails(t *testing.T) {
 			if best, _ := m.Best(); best != fast[0].state {
 				t.Fatalf("the tip is at height %d", best.Height)
 			}
+			for range 2 {
+				if _, err := m.NewJob(context.Background(), 0); !errors.Is(err, chain.ErrNotNow) || !errors.Is(err, errCrash) {
+					t.Fatalf("a job while it fails: %v", err)
+				}
+			}
 			c.refuse = chain.Hash{}
 			then(t, m)
 			want := fast[2]

@@ -100,6 +100,17 @@ var (
 	ErrCorrupt  = errors.New("stored data are damaged")
 )
 
+// ErrNotNow says that the store has failed and that the chain cannot be worked on until it works again: wait and ask again.
+var ErrNotNow = errors.New("the store does not work now")
+
+// notNow is a failure of the store as ErrNotNow. Damage does not go away by waiting.
+func notNow(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNotNow, err)
+}
+
 // Verdict is the outcome of a check.
 type Verdict int
 

@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 
 	"github.com/descentnet/minerd/nn"
@@ -42,6 +43,26 @@ func (n *Network) Trial(template int, claimID Hash) nn.Trial {
 		Steps:     int(n.Templates[template].TrialSteps),
 		BatchSeed: func(s uint32) [32]byte { return BatchSeed(claimID, s) },
 	}
+}
+
+// EvaluateStart works out the root of a task's initial state and its evaluation loss. The loss is evaluated twice, since
+// all blocks of the task hang on it: a machine's error in it would shut out the whole network. Errors are local faults.
+func (n *Network) EvaluateStart(ctx context.Context, tr Trainer, task uint32) (TaskStart, error) {
+	init := n.ModelInit(task)
+	root, err := init.Root(1)
+	if err != nil {
+		return TaskStart{}, err
+	}
+	var losses [2]float32
+	for i := range losses {
+		if losses[i], _, err = tr.Evaluate(ctx, n.TemplateIndex(task), init, EvaluationSplit); err != nil {
+			return TaskStart{}, err
+		}
+	}
+	if math.Float32bits(losses[0]) != math.Float32bits(losses[1]) {
+		return TaskStart{}, fmt.Errorf("evaluating the start of task %d twice gave %v and %v: this machine computes wrongly", task, losses[0], losses[1])
+	}
+	return TaskStart{Root: root, Loss: math.Float32bits(losses[0])}, nil
 }
 
 // Execute trains the block's claim from start, the model state of its base, and compares as it goes. The error is an

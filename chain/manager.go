@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 
 // ErrSideFull says that no more unverified blocks are kept.
 var ErrSideFull = errors.New("too many blocks that are not on the best chain")
+
+// ErrPostponed says that a part of a branch was verified and the rest was put off by who asked.
+var ErrPostponed = errors.New("the rest of the branch is put off")
 
 // maxSide bounds the unverified blocks that are kept: 4,096 of at most 60 KiB are 240 MiB at worst, some 4 MiB without
 // transactions.
@@ -40,19 +44,20 @@ type Manager struct {
 	unfinished  bool // the store failed in the midst of a change of branches
 }
 
-// pendingBlock is a block that obeys all rules that can be checked without training, given its parent does.
+// pendingBlock is a block that obeys all rules that can be checked without training, given its parent does; those of the
+// ledger only where that is set.
 type pendingBlock struct {
 	block   *Block
 	base    Base
-	claimed Verified // what is true after it, if it is valid
-	ledger  Ledger
+	claimed Verified // what is true after it, if it is valid; without changes where ledger is nil
+	ledger  *Ledger  // after it; nil until it is asked for, since it takes work to find far from the tip
 	arrival Arrival
 }
 
 // Arrival says when a block came in, and from whom.
 type Arrival struct {
 	Number uint64 // from Arrive
-	From   string // peer, "" for our own
+	From   string // whom it counts for: a peer or an address range; "" for our own
 }
 
 // Added says what became of a block.
@@ -121,27 +126,52 @@ func (m *Manager) checkAccounts() error {
 	return nil
 }
 
-// resume makes the verified block with the most work the tip, where that is not the tip already: a crash or a failure of
-// the store can end adopt in the middle, or come before it. Finality was weighed before the blocks were executed. Which of
+// resume makes the verified block with the most work the tip, where that is not the tip already and finality allows it: a
+// crash or a failure of the store can end adopt in the middle, or come before it. Where it came while blocks were taken
+// off, those on the tip are put on first, so that finality is weighed against the chain that was to be replaced. Which of
 // two equal ones arrived first is not known any more: the tip stays, and else the lower id is taken.
 func (m *Manager) resume() error {
+	for _, onTip := range []bool{true, false} {
+		if err := m.resumeWith(onTip); err != nil {
+			return err
+		}
+	}
+	m.unfinished = false
+	return nil
+}
+
+// resumeWith makes the best verified block that may replace the tip the tip, of those on the tip only if onTip is set.
+func (m *Manager) resumeWith(onTip bool) error {
 	beside, err := m.store.Beside()
 	if err != nil {
 		return err
 	}
-	best := SideBlock{Work: m.best.Work}
+	slices.SortFunc(beside, func(a, b SideBlock) int { return cmp.Or(b.Work.Cmp(a.Work), bytes.Compare(a.ID[:], b.ID[:])) })
+	below := map[Hash]bool{} // a block that was passed over: less work and the same fork
 	for _, b := range beside {
-		c := b.Work.Cmp(best.Work)
-		if c > 0 || c == 0 && best.ID != (Hash{}) && bytes.Compare(b.ID[:], best.ID[:]) < 0 {
-			best = b
+		if b.Work.Cmp(m.best.Work) <= 0 {
+			break
+		}
+		if below[b.ID] {
+			continue
+		}
+		v, err := m.store.Verified(b.ID)
+		if err != nil {
+			return err
+		}
+		branch, fork, err := m.branch(v)
+		if err != nil {
+			return err
+		}
+		if onTip && fork.State.ID == m.best.ID || !onTip && m.checkFinality(v.State, fork.State) == nil {
+			_, err = m.adopt(b.ID, Arrival{})
+			return err
+		}
+		for _, u := range branch {
+			below[u.State.ID] = true
 		}
 	}
-	if best.ID == (Hash{}) {
-		m.unfinished = false
-		return nil
-	}
-	_, err = m.adopt(best.ID, Arrival{})
-	return err
+	return nil
 }
 
 func (m *Manager) begin(ctx context.Context) error {
@@ -195,13 +225,14 @@ type Job struct {
 	Stale  <-chan struct{} // closed when another chain is best
 }
 
-// NewJob gives a job on the best chain. now is the local clock in Unix milliseconds.
+// NewJob gives a job on the best chain. now is the local clock in Unix milliseconds. The error is ErrNotNow where the
+// store has failed and may work again.
 func (m *Manager) NewJob(ctx context.Context, now uint64) (*Job, error) {
 	m.mu.Lock()
 	if m.unfinished {
 		if err := m.resume(); err != nil {
 			m.mu.Unlock()
-			return nil, err
+			return nil, notNow(fmt.Errorf("going on with a change of branches: %w", err))
 		}
 	}
 	s, ledger, stale := m.best, m.ledger, m.changed
@@ -247,8 +278,7 @@ func (m *Manager) Precheck(b *Block, now uint64) (known bool, err error) {
 	if p := m.pending[id]; p != nil {
 		return !m.better(p.claimed.State, p.arrival), nil
 	}
-	// The ledger after a parent beside the tip takes some work to find: that is for Add.
-	_, err = m.check(b, now, b.Parent == m.best.ID)
+	_, err = m.check(b, now)
 	if errors.Is(err, errNeedsStart) {
 		err = nil // its task's start is not worked out yet: that is for Add
 	}
@@ -309,13 +339,13 @@ func (m *Manager) fault(id Hash, now uint64) (*InvalidError, error) {
 var errNeedsStart = errors.New("start of the task is not known yet")
 
 // check holds a block of good form against its parent, all rules up to the training, and against what is remembered of
-// its claim's training. What costs more comes last, and only where withLedger says so: the ledger after a parent that is
-// far from the tip. Without it, there is no pendingBlock.
-func (m *Manager) check(b *Block, now uint64, withLedger bool) (*pendingBlock, error) {
+// its claim's training. The ledger is left for settle where that after the parent is not at hand: to find it, all blocks
+// down to the parent are read, which forged blocks beside the chain must not bring about.
+func (m *Manager) check(b *Block, now uint64) (*pendingBlock, error) {
 	var parent State
-	var ledger func() (Ledger, error)
+	var before *Ledger
 	if p := m.pending[b.Parent]; p != nil {
-		parent, ledger = p.claimed.State, func() (Ledger, error) { return p.ledger, nil }
+		parent, before = p.claimed.State, p.ledger
 	} else {
 		v, err := m.store.Verified(b.Parent)
 		if errors.Is(err, ErrNotFound) {
@@ -329,7 +359,10 @@ func (m *Manager) check(b *Block, now uint64, withLedger bool) (*pendingBlock, e
 		if err != nil {
 			return nil, err
 		}
-		parent, ledger = v.State, func() (Ledger, error) { return m.ledgerAfter(v) }
+		parent = v.State
+		if parent.ID == m.best.ID {
+			before = &m.ledger
+		}
 	}
 	task, _ := m.net.NextTask(parent)
 	base, err := m.net.Base(parent, func(uint32) (TaskStart, error) {
@@ -356,18 +389,45 @@ func (m *Manager) check(b *Block, now uint64, withLedger bool) (*pendingBlock, e
 	if parent.Height+uint64(m.net.FinalityDepth)+maxSide < m.best.Height && !m.syncing.Load() {
 		return nil, fmt.Errorf("%w: its parent is at height %d", ErrFinality, parent.Height)
 	}
-	if !withLedger {
-		return nil, nil
+	if err := m.net.checkTransactions(b); err != nil {
+		return nil, err
 	}
-	before, err := ledger()
+	p := &pendingBlock{block: b, base: base, claimed: Verified{Block: b, State: m.net.next(parent, base, b)}}
+	if before != nil {
+		if err := m.settleOn(p, *before); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// settle holds a pending block whose parent is verified against the ledger after that, if check has not done so.
+func (m *Manager) settle(p *pendingBlock) error {
+	if p.ledger != nil {
+		return nil
+	}
+	if q := m.pending[p.block.Parent]; q != nil && q.ledger != nil {
+		return m.settleOn(p, *q.ledger)
+	}
+	v, err := m.store.Verified(p.block.Parent)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := m.net.CheckLedger(before, b); err != nil {
-		return nil, err
+	before, err := m.ledgerAfter(v)
+	if err != nil {
+		return err
 	}
-	next, changes := m.net.Apply(parent, base, before, b)
-	return &pendingBlock{block: b, base: base, claimed: Verified{b, next, changes}, ledger: before.Apply(changes, true)}, nil
+	return m.settleOn(p, before)
+}
+
+func (m *Manager) settleOn(p *pendingBlock, before Ledger) error {
+	if err := m.net.CheckLedger(before, p.block); err != nil {
+		return err
+	}
+	p.claimed.Changes = m.net.changes(before, p.block)
+	after := before.Apply(p.claimed.Changes, true)
+	p.ledger = &after
+	return nil
 }
 
 // ledgerAfter is the ledger after a verified block: the best one, with what lies between undone and done.
@@ -420,6 +480,13 @@ func (m *Manager) branch(v Verified) (branch []Verified, fork Verified, err erro
 // The error is an InvalidError, a reason why the block is not judged (ErrOrphan, ErrFuture, ErrFinality, ErrSideFull),
 // or a local fault; VerdictOf tells them apart.
 func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival) (added Added, err error) {
+	return m.AddWhile(ctx, b, now, arrival, nil)
+}
+
+// AddWhile is Add for who has other things to do: goOn, if not nil, is asked before each block of a branch but the first
+// that is executed, with how many were. Where it is false, the error is ErrPostponed, and a later call with the same block
+// goes on from there.
+func (m *Manager) AddWhile(ctx context.Context, b *Block, now uint64, arrival Arrival, goOn func(executed int) bool) (added Added, err error) {
 	p, known, err := m.link(ctx, b, now, arrival)
 	if err != nil {
 		m.mu.Lock()
@@ -446,6 +513,9 @@ func (m *Manager) Add(ctx context.Context, b *Block, now uint64, arrival Arrival
 		for _, next := range path {
 			if tip, _ := m.Best(); tip.ID != best.ID {
 				break // another call has made another block the tip: look again
+			}
+			if added.Executed > 0 && goOn != nil && !goOn(added.Executed) {
+				return added, errors.Join(ErrPostponed, m.adoptPart(&added, arrival))
 			}
 			ran, err := m.verify(ctx, next, now)
 			if ran {
@@ -507,7 +577,8 @@ func (m *Manager) advance(p *pendingBlock, added *Added) (path []*pendingBlock, 
 }
 
 // adoptPart makes the last of the blocks that a call has verified the tip if it is better, though one above it was not
-// found valid.
+// found valid. Finality is weighed again, by what is verified: what the branch claimed above cost hashes only. Where that
+// is not enough, it stays beside.
 func (m *Manager) adoptPart(added *Added, arrival Arrival) (err error) {
 	if len(added.Verified) == 0 {
 		return nil
@@ -518,8 +589,11 @@ func (m *Manager) adoptPart(added *Added, arrival Arrival) (err error) {
 	if last.Work.Cmp(m.best.Work) <= 0 {
 		return nil
 	}
-	added.State = last
-	added.Reverted, err = m.adopt(last.ID, arrival)
+	reverted, err := m.adopt(last.ID, arrival)
+	if errors.Is(err, ErrFinality) {
+		return nil
+	}
+	added.State, added.Reverted = last, reverted
 	return err
 }
 
@@ -588,7 +662,7 @@ func (m *Manager) tryLink(b *Block, id Hash, now uint64, arrival Arrival) (p *pe
 	if p := m.pending[id]; p != nil {
 		return p, false, nil
 	}
-	if p, err = m.check(b, now, true); err != nil {
+	if p, err = m.check(b, now); err != nil {
 		return nil, false, err
 	}
 	p.arrival = arrival
@@ -661,22 +735,32 @@ func (m *Manager) unverified(p *pendingBlock) (path []*pendingBlock, err error) 
 	if err != nil {
 		return nil, err
 	}
-	depth := m.best.Height - fork.State.Height
-	if depth > uint64(m.net.FinalityDepth) && !m.syncing.Load() {
-		old := m.best.Work.Sub(fork.State.Work)
-		if p.claimed.State.Work.Sub(fork.State.Work).Cmp(old.AddWork(old)) < 0 {
-			return nil, fmt.Errorf("%w: %d blocks, %d allowed, and it has less than twice the work", ErrFinality, depth, m.net.FinalityDepth)
-		}
-	}
-	return path, nil
+	return path, m.checkFinality(p.claimed.State, fork.State)
 }
 
-// verify judges one block whose parent is verified, by what is remembered of its claim or by running it.
+// checkFinality is ErrFinality where a chain that leaves the best one at fork and ends in s would replace too much.
+func (m *Manager) checkFinality(s, fork State) error {
+	depth := m.best.Height - fork.Height
+	if depth <= uint64(m.net.FinalityDepth) || m.syncing.Load() {
+		return nil
+	}
+	old := m.best.Work.Sub(fork.Work)
+	if s.Work.Sub(fork.Work).Cmp(old.AddWork(old)) < 0 {
+		return fmt.Errorf("%w: %d blocks, %d allowed, and it has less than twice the work", ErrFinality, depth, m.net.FinalityDepth)
+	}
+	return nil
+}
+
+// verify judges one block whose parent is verified: by the ledger, and by what is remembered of its claim or by running it.
 func (m *Manager) verify(ctx context.Context, p *pendingBlock, now uint64) (ran bool, err error) {
 	claimID := p.block.Claim.ID()
 	m.mu.Lock()
+	err = m.settle(p)
 	x := m.executed.get(claimID)
 	m.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
 	if x != nil {
 		if err := m.net.CheckExecution(p.block, x); err != nil {
 			return false, err
@@ -733,7 +817,8 @@ func (m *Manager) drop(p *pendingBlock, err error, now uint64) {
 }
 
 // adopt makes a verified block the tip: blocks are disconnected down to the fork and connected up to it, each in a
-// transaction of its own, so that a crash leaves a valid, shorter chain, from which resume goes on.
+// transaction of its own, so that a crash leaves a valid, shorter chain, from which resume goes on. ErrFinality where that
+// would replace too much.
 func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 	v, err := m.store.Verified(id)
 	if err != nil {
@@ -741,6 +826,9 @@ func (m *Manager) adopt(id Hash, arrival Arrival) (reverted int, err error) {
 	}
 	branch, fork, err := m.branch(v)
 	if err != nil {
+		return 0, err
+	}
+	if err := m.checkFinality(v.State, fork.State); err != nil {
 		return 0, err
 	}
 	m.unfinished = true

@@ -369,6 +369,33 @@ func TestFinality(t *testing.T) {
 		n.add(fast[2])
 		n.at(fast[2])
 	})
+	t.Run("claimed work does not count", func(t *testing.T) {
+		n := begin(slow)
+		if _, err := n.try(fast[2].block); !errors.Is(err, chain.ErrFinality) {
+			t.Fatalf("error is %v", err)
+		}
+		bad := clone(fast[3].block)
+		bad.LossAfter++
+		a, err := n.try(bad)
+		if !errors.Is(err, chain.ErrLossAfter) || len(a.Verified) != 3 || a.Reverted != 0 {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		n.at(slow[3])
+		// Nor does a restart count, wherever a crash left the chain: the blocks below the forged one are verified now.
+		n = open(w, n.store, chain.DefaultModelLimits)
+		n.at(slow[3])
+		v, err := n.store.Verified(slow[3].id())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.store.Disconnect(v, slow[2].state); err != nil {
+			t.Fatal(err)
+		}
+		n = open(w, n.store, chain.DefaultModelLimits)
+		n.at(slow[3])
+		n.add(fast[3]) // twice the work
+		n.at(fast[3])
+	})
 	t.Run("not deep", func(t *testing.T) {
 		some := w.chainOf(base[1], 3, how{after: 20_000}) // work of about 1, 1.6 and 2.5
 		n := begin(slow[:3])

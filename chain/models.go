@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 
@@ -31,6 +30,7 @@ type models struct {
 	trainer Trainer
 	limits  ModelLimits
 
+	starts sync.Mutex // held while the start of a task is worked out
 	mu     sync.Mutex
 	cache  map[Hash]*nn.State
 	order  []Hash // of the cache, least recently used first
@@ -49,30 +49,24 @@ func newModels(net *Network, store Store, trainer Trainer, limits ModelLimits) (
 	return m, nil
 }
 
-// taskStart is the root of a task's initial state and its evaluation loss. The loss is worked out twice, since it is kept
-// and all blocks of the task hang on it: a machine's error in it would shut out the whole network.
+// taskStart is where a task starts. Where it is not kept, one caller works it out and the others wait for it.
 func (m *models) taskStart(ctx context.Context, task uint32) (TaskStart, error) {
 	if s, err := m.store.TaskStart(task); !errors.Is(err, ErrNotFound) {
 		return s, err
 	}
-	init := m.net.ModelInit(task)
-	root, err := init.Root(1)
+	m.starts.Lock()
+	defer m.starts.Unlock()
+	if s, err := m.store.TaskStart(task); !errors.Is(err, ErrNotFound) {
+		return s, err
+	}
+	s, err := m.net.EvaluateStart(ctx, m.trainer, task)
 	if err != nil {
 		return TaskStart{}, err
 	}
-	loss, _, err := m.trainer.Evaluate(ctx, m.net.TemplateIndex(task), init, EvaluationSplit)
-	if err != nil {
-		return TaskStart{}, err
+	if err := m.store.PutTaskStart(task, s); err != nil {
+		return TaskStart{}, notNow(fmt.Errorf("keeping the start of task %d: %w", task, err))
 	}
-	again, _, err := m.trainer.Evaluate(ctx, m.net.TemplateIndex(task), init, EvaluationSplit)
-	if err != nil {
-		return TaskStart{}, err
-	}
-	if math.Float32bits(again) != math.Float32bits(loss) {
-		return TaskStart{}, fmt.Errorf("evaluating the start of task %d twice gave %v and %v: this machine computes wrongly", task, loss, again)
-	}
-	s := TaskStart{Root: root, Loss: math.Float32bits(loss)}
-	return s, m.store.PutTaskStart(task, s)
+	return s, nil
 }
 
 // start is the model state that children of parent train from.

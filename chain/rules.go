@@ -209,11 +209,19 @@ func (n *Network) CheckClaim(s State, base Base, b *Block) error {
 // CheckLedger checks a block's transactions and ledger root; ledger is that after its parent. It comes after the
 // ticket, since the ledger of a parent far from the tip takes some work to find.
 func (n *Network) CheckLedger(ledger Ledger, b *Block) error {
-	if len(b.Transactions) > 0 {
-		return &InvalidError{Kind: ErrTransaction, Got: "this version of the rules has no transactions but the reward"}
+	if err := n.checkTransactions(b); err != nil {
+		return err
 	}
 	if root := ledger.Root(); b.LedgerRoot != root {
 		return invalid(ErrLedgerRoot, b.LedgerRoot.Short(), root.Short())
+	}
+	return nil
+}
+
+// checkTransactions checks what can be known of transactions without a ledger.
+func (n *Network) checkTransactions(b *Block) error {
+	if len(b.Transactions) > 0 {
+		return &InvalidError{Kind: ErrTransaction, Got: "this version of the rules has no transactions but the reward"}
 	}
 	return nil
 }
@@ -238,6 +246,10 @@ func lossText(bits uint32) string { return fmt.Sprintf("%v (bits %08x)", lossVal
 
 // Apply is the state after a valid block, and what it does to the ledger.
 func (n *Network) Apply(s State, base Base, ledger Ledger, b *Block) (State, []AccountChange) {
+	return n.next(s, base, b), n.changes(ledger, b)
+}
+
+func (n *Network) next(s State, base Base, b *Block) State {
 	next := State{
 		ID:         b.Header.ID(),
 		Height:     b.Height,
@@ -259,14 +271,18 @@ func (n *Network) Apply(s State, base Base, ledger Ledger, b *Block) (State, []A
 		next.TaskKept = 0
 		next.Loss = b.LossAfter
 	}
-	var changes []AccountChange
-	if r := n.Reward(b.Height, next.Advanced); r > 0 {
-		before := ledger.Account(b.Payout)
-		after := before
-		after.Balance += r
-		changes = append(changes, AccountChange{b.Payout, before, after})
+	return next
+}
+
+func (n *Network) changes(ledger Ledger, b *Block) []AccountChange {
+	r := n.Reward(b.Height, b.Advances())
+	if r == 0 {
+		return nil
 	}
-	return next, changes
+	before := ledger.Account(b.Payout)
+	after := before
+	after.Balance += r
+	return []AccountChange{{b.Payout, before, after}}
 }
 
 // Reward is what a block's payout address gets: the initial reward halved at every halving interval, and halved again

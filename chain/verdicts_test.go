@@ -3,9 +3,12 @@ package chain_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/nn"
 )
 
 // addAt adds a block when the local clock is ms after the time that the block names.
@@ -157,4 +160,59 @@ func TestStartOfTaskTwice(t *testing.T) {
 	n.trainer.wrongLoss = false
 	n.add(ls[1])
 	n.at(ls[1])
+}
+
+// missing is a store that counts the callers which do not find the start of task 1.
+type missing struct {
+	chain.Store
+	count atomic.Int64
+	all   chan struct{} // closed when all have looked
+}
+
+const callers = 4
+
+func (s *missing) TaskStart(task uint32) (chain.TaskStart, error) {
+	start, err := s.Store.TaskStart(task)
+	if task == 1 && s.count.Add(1) == callers {
+		close(s.all)
+	}
+	return start, err
+}
+
+// evaluating is a trainer that counts evaluations, none of which ends before wait is closed.
+type evaluating struct {
+	*trainer
+	count atomic.Int64
+	wait  chan struct{}
+}
+
+func (e *evaluating) Evaluate(ctx context.Context, template int, s *nn.State, split chain.Split) (float32, int, error) {
+	<-e.wait
+	e.count.Add(1)
+	return e.trainer.Evaluate(ctx, template, s, split)
+}
+
+// TestStartOfTaskOnce: where several want the start of a task at once, it is worked out once, by two evaluations.
+func TestStartOfTaskOnce(t *testing.T) {
+	w := newWorld(t, func(s *chain.Spec) { s.MaxTaskBlocks = 1 })
+	n := newNode(w)
+	n.add(w.mine(w.genesis(), how{}))
+	s := &missing{Store: n.store, all: make(chan struct{})}
+	e := &evaluating{trainer: w.trainer, wait: s.all}
+	m, err := chain.OpenManager(context.Background(), w.Network, s, e, chain.DefaultModelLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			if job, err := m.NewJob(context.Background(), 0); err != nil || job.Base.TaskNumber != 1 {
+				t.Errorf("%+v, %v", job, err)
+			}
+		})
+	}
+	all.Wait()
+	if got := e.count.Load(); got != 2 {
+		t.Errorf("%d evaluations", got)
+	}
 }

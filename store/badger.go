@@ -133,6 +133,11 @@ func (s *Badger) openLocked() error {
 	if err := s.openDatabase(s.path(dbDir), true, 2); err != nil {
 		return s.advise(err)
 	}
+	if s.sentinel.Schema < Schema {
+		if err := guard(s.log, s.convert); err != nil {
+			return s.advise(fmt.Errorf("convert %s from version %d to %d: %w", s.dir, s.sentinel.Schema, Schema, err))
+		}
+	}
 	if err := guard(s.log, func() error { return s.checkContents(dirty) }); err != nil {
 		return s.advise(err)
 	}

@@ -125,7 +125,7 @@ func TestSchema(t *testing.T) {
 	for _, c := range []struct {
 		version int
 		text    string
-	}{{Schema + 1, "use a newer minerd"}, {Schema - 1, "cannot convert"}} {
+	}{{Schema + 1, "use a newer minerd"}, {oldest - 1, "cannot convert"}} {
 		dir := t.TempDir()
 		s := open(t, dir)
 		connect(t, s, newBranch(1).next())

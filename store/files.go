@@ -8,11 +8,18 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dgraph-io/badger/v4"
+
 	"github.com/descentnet/minerd/chain"
 )
 
-// Schema is the version of all that is on disk. A program refuses a newer one, and an older one that it cannot migrate.
-const Schema = 1
+// Schema is the version of all that is on disk. A program refuses a newer one, and an older one that it cannot convert.
+const (
+	Schema = 2
+	// oldest is the first that is converted. 1 had no list of the blocks beside the best chain, and kept the children of
+	// blocks for invalid for ever though only training had shown the parent's fault.
+	oldest = 1
+)
 
 const sentinelFile = "store.json"
 
@@ -48,7 +55,7 @@ func (s *Badger) checkSentinel() error {
 	switch v := *version.Schema; {
 	case v > Schema:
 		return fmt.Errorf("%w: %s was written with version %d, this minerd knows version %d: use a newer minerd", ErrSchema, s.dir, v, Schema)
-	case v < Schema:
+	case v < oldest:
 		return fmt.Errorf("%w: %s was written with version %d, this minerd needs version %d and cannot convert it: choose another data directory", ErrSchema, s.dir, v, Schema)
 	}
 	if err := json.Unmarshal(b, &s.sentinel); err != nil {
@@ -73,9 +80,50 @@ func (s *Badger) markNotEmpty() error {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	return s.use(func() error {
+		if s.sentinel.NotEmpty {
+			return nil
+		}
 		s.sentinel.NotEmpty = true
 		return s.writeSentinel()
 	})
+}
+
+// convert brings an opened database of schema 1 to the present one. Cut short, it is done again at the next opening.
+func (s *Badger) convert() error {
+	batch := s.db.NewWriteBatch()
+	defer batch.Cancel()
+	err := s.db.View(func(txn *badger.Txn) error {
+		beside := func(key, value []byte) error {
+			v, err := decodeVerified(key, value)
+			if err != nil {
+				return nil // damage is told where the block is needed
+			}
+			on, err := read(txn, heightKey(v.State.Height), decodeHeight)
+			if errors.Is(err, chain.ErrNotFound) || err == nil && on != v.State.ID {
+				err = batch.Set(sideKey(v.State.ID), encodeSide(v.State.ID, v.State.Work))
+			}
+			return err
+		}
+		children := func(key, value []byte) error {
+			f, err := decodeFault(key, value)
+			if err == nil && f.err.Kind == chain.ErrInvalidParent {
+				err = batch.Delete(key)
+			}
+			return err
+		}
+		return errors.Join(each(txn, keyVerified, beside), each(txn, keyInvalid, children))
+	})
+	if err == nil {
+		err = batch.Flush()
+	}
+	if err == nil {
+		err = s.db.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	s.sentinel.Schema = Schema
+	return s.writeSentinel()
 }
 
 // closeSentinel notes a clean close with a tip, zero where there is none.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"slices"
 
@@ -55,6 +54,9 @@ type Report struct {
 	Tip        chain.State // of the best chain, as far as it is valid
 	LedgerRoot chain.Hash  // after it
 	Repaired   bool
+	// Of a repair: blocks that are known to be lost, and that something could not be read, so that nobody knows what else is.
+	Lost   int
+	Unread bool
 }
 
 // What can be done about faults.
@@ -63,7 +65,7 @@ const (
 	doModel    = "--repair deletes it; it is trained again when it is needed"
 	doForget   = "--repair forgets it"
 	doRebuild  = "--repair makes a new database of what can be read"
-	doSalvage  = "--repair takes the blocks out of the tables that can be read; a node gets what is missing from its peers"
+	doSalvage  = "--repair takes the blocks out of the files that can be read; a node gets what is missing from its peers"
 	doCut      = "--repair drops it and all that stands on it; a node gets the blocks from its peers again"
 	doTraining = "check this machine with `minerd selftest`; if that is good, --repair drops the block and all that stands on it, " +
 		"and a node gets the right ones from its peers"
@@ -72,7 +74,7 @@ const (
 // Check checks the store in a data directory that no node uses: the files, every record, and of all blocks, from genesis
 // on, the rules, the states, the ledger and the indices that follow from them; stored model states against their roots;
 // with Deep also the training. With Repair it writes a new database of what holds and lets it take the old one's place,
-// which is deleted unless something in it was lost.
+// which is kept under another name if anything of it was lost.
 //
 // The error is ErrNoStore, ErrLocked, ErrOtherNetwork, ErrSchema, or a fault of the machine; faults of the store are told
 // to o.Fault.
@@ -80,19 +82,13 @@ func Check(ctx context.Context, dir string, o CheckOptions) (Report, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
-	s := &Badger{
-		dir: dir, log: o.Logger, faults: newFaults(),
-		opts: Options{Network: o.Network.ID, NetworkName: o.Network.Name, StateLimit: DefaultStateLimit, Logger: o.Logger},
-	}
+	c := newChecker(dir, o)
+	s := c.s
 	if !exists(s.path(sentinelFile)) && !exists(s.path(dbDir)) {
 		return Report{}, fmt.Errorf("%w: %s holds neither %s nor %s", ErrNoStore, dir, sentinelFile, dbDir)
 	}
 	if err := s.takeLock(); err != nil {
 		return Report{}, err
-	}
-	c := &checker{
-		s: s, o: o, net: o.Network, badModel: map[chain.Hash]bool{}, bad: map[chain.Hash]bool{},
-		starts: map[uint32]chain.TaskStart{},
 	}
 	err := c.run(ctx)
 	if err == nil && c.report.Faults > 0 && o.Repair {
@@ -102,6 +98,7 @@ func Check(ctx context.Context, dir string, o CheckOptions) (Report, error) {
 		err = e
 	}
 	if err == nil && c.rebuilt {
+		c.report.Lost, c.report.Unread = c.countLost(), c.unread
 		err = c.swap()
 	}
 	if e := c.leave(err); err == nil {
@@ -118,7 +115,19 @@ func Check(ctx context.Context, dir string, o CheckOptions) (Report, error) {
 		err = errors.New("the repaired database has faults of its own: this machine's disk or memory is not to be trusted")
 	}
 	r.Faults, r.Executed, r.Repaired = c.report.Faults, c.report.Executed, err == nil
+	r.Lost, r.Unread = c.report.Lost, c.report.Unread
 	return r, err
+}
+
+func newChecker(dir string, o CheckOptions) *checker {
+	return &checker{
+		s: &Badger{
+			dir: dir, log: o.Logger, faults: newFaults(),
+			opts: Options{Network: o.Network.ID, NetworkName: o.Network.Name, StateLimit: DefaultStateLimit, Logger: o.Logger},
+		},
+		o: o, net: o.Network, badModel: map[chain.Hash]bool{}, bad: map[chain.Hash]bool{},
+		starts: map[uint32]chain.TaskStart{},
+	}
 }
 
 // leave puts the mark of an unclean end back as it was, or takes it away from a store without faults.
@@ -138,6 +147,9 @@ func exists(name string) bool {
 	_, err := os.Stat(name)
 	return err == nil
 }
+
+// old says that the store is of a schema that is converted when a node opens it.
+func (c *checker) old() bool { return c.s.sentinel.Schema < Schema }
 
 // entry is what the checker remembers of a block: some 100 bytes with the map.
 type entry struct {
@@ -196,6 +208,9 @@ func (c *checker) run(ctx context.Context) error {
 		s.sentinel = sentinel{Schema: Schema, Network: s.opts.Network, NetworkName: s.opts.NetworkName, NotEmpty: true}
 	} else if err != nil {
 		return err
+	}
+	if c.old() {
+		c.o.Note(fmt.Sprintf("the store is of version %d: a node converts it to version %d when it opens it", s.sentinel.Schema, Schema))
 	}
 	c.dirty = exists(s.path(dirtyFile))
 	if err := errors.Join(os.MkdirAll(s.path(modelsDir), 0o700), writeFile(s.path(dirtyFile), nil)); err != nil {
@@ -568,24 +583,11 @@ func (c *checker) taskStart(ctx context.Context, task uint32) (chain.TaskStart, 
 	if s, ok := c.starts[task]; ok {
 		return s, nil
 	}
-	init := c.net.ModelInit(task)
-	root, err := init.Root(1)
-	if err != nil {
-		return chain.TaskStart{}, err
+	s, err := c.net.EvaluateStart(ctx, c.o.Trainer, task)
+	if err == nil {
+		c.starts[task] = s
 	}
-	var losses [2]uint32
-	for i := range losses {
-		loss, _, err := c.o.Trainer.Evaluate(ctx, c.net.TemplateIndex(task), init, chain.EvaluationSplit)
-		if err != nil {
-			return chain.TaskStart{}, err
-		}
-		losses[i] = math.Float32bits(loss)
-	}
-	if losses[0] != losses[1] {
-		return chain.TaskStart{}, fmt.Errorf("evaluating the start of task %d twice gave two losses: this machine computes wrongly", task)
-	}
-	c.starts[task] = chain.TaskStart{Root: root, Loss: losses[0]}
-	return c.starts[task], nil
+	return s, err
 }
 
 func has[K comparable, V any](m map[K]V, k K) bool {

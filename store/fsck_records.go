@@ -98,7 +98,7 @@ func (c *checker) checkAccounts() error {
 }
 
 func (c *checker) checkSides() error {
-	if c.s.db == nil {
+	if c.s.db == nil || c.old() {
 		return nil
 	}
 	on := make(map[chain.Hash]bool, len(c.path))
@@ -141,6 +141,7 @@ func (c *checker) checkInvalid() error {
 			t.add("%v", err)
 		case has(c.good, f.id) && f.err.Proved():
 			t.add("the valid block %s is in it", f.id.Short())
+		case c.old() && f.err.Kind == chain.ErrInvalidParent: // it is not taken over
 		case !c.quiet:
 			c.s.faults.add(f)
 		}

@@ -1,15 +1,18 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
 
 	"github.com/descentnet/minerd/chain"
 	"github.com/descentnet/minerd/chain/specfile"
@@ -317,14 +320,14 @@ func TestCheckDamaged(t *testing.T) {
 		{"tip damaged", set(tipKey(), []byte("0123456789")), false, 1, "the tip: stored data are damaged", whole, false},
 		{"tip with another state", set(tipKey(), encodeTip(otherWork)), false, 1, "the tip's state at height 20", whole, false},
 		{"tip set back", set(tipKey(), encodeTip(path[18].State)), false, 3, "height index: a record above the tip", whole, false},
-		{"tip unknown", set(tipKey(), encodeTip(chain.State{ID: chain.Hash{9}, Height: 33})), false, 0, "does not stand on a valid chain", whole, false},
+		{"tip unknown", set(tipKey(), encodeTip(chain.State{ID: chain.Hash{9}, Height: 33})), false, 0, "does not stand on a valid chain", whole, true},
 		{"state damaged", flipped(path[7], 50), false, 1, "the record of the block at height 7, but not the block", whole, false},
 		{"changes damaged", flipped(path[7], stateSize+4+22), false, 1, "the record of the block at height 7, but not the block", whole, false},
 		{"state wrong", set(verifiedKey(path[5].State.ID), encodeVerified(otherState)), false, 1, "the state or the ledger's changes at height 5", whole, false},
 		{"block damaged", flipped(path[12], -40), false, 0, "the block at height 12", 11, true},
 		{"block missing", del(verifiedKey(path[12].State.ID)), false, 0, "the block at height 12", 11, true},
 		{"block empty", set(verifiedKey(path[12].State.ID), nil), false, 0, "the block at height 12", 11, true},
-		{"tip's block missing", del(verifiedKey(path[20].State.ID)), false, 0, "does not stand on a valid chain", 19, false},
+		{"tip's block missing", del(verifiedKey(path[20].State.ID)), false, 0, "does not stand on a valid chain", 19, true},
 		{"genesis missing", del(verifiedKey(path[0].State.ID)), false, 1, "genesis", whole, false},
 		{"block breaks a rule", records(func(txn *badger.Txn) error {
 			return errors.Join(txn.Set(verifiedKey(brokenState.ID), encodeVerified(chain.Verified{Block: &broken, State: brokenState})),
@@ -381,6 +384,9 @@ func TestCheckDamaged(t *testing.T) {
 				t.Fatalf("the second time, with repair: %v\n%s\n%v", err, strings.Join(again.faults, "\n"), again.notes)
 			}
 			t.Log(strings.ReplaceAll(strings.Join(append(got.faults, again.notes...), "\n"), dir, "DIR"))
+			if lossy := again.Lost > 0 || again.Unread; lossy != c.kept && c.name != "database gone" || again.Tip.Height < whole && !lossy {
+				t.Errorf("%d blocks lost, not all could be read: %v", again.Lost, again.Unread)
+			}
 			if again.Tip.Height != c.height || exists(filepath.Join(dir, damagedDir)) != c.kept || exists(filepath.Join(dir, newDir)) {
 				t.Errorf("after the repair the tip is at height %d, the old database kept: %v", again.Tip.Height, exists(filepath.Join(dir, damagedDir)))
 			}
@@ -487,6 +493,148 @@ func TestRepairCutShort(t *testing.T) {
 	c, err = r.check(dir, false, true)
 	if err != nil || c.Faults != 1 || c.Tip != tip || exists(filepath.Join(dir, newDir)) {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestRepairYoung: the blocks of a chain that is not in a table yet are in the log, and are found there.
+func TestRepairYoung(t *testing.T) {
+	r := newTraining(t)
+	young, dir := t.TempDir(), t.TempDir()
+	s := r.openStore(young)
+	r.grow(r.manager(s), 12, 1)
+	tip := must(s.Tip())
+	copyDir(t, young, dir) // as a kill would leave it
+	shut(t, s)
+	logs := must(filepath.Glob(filepath.Join(dir, dbDir, "*.mem")))
+	if tables := must(filepath.Glob(filepath.Join(dir, dbDir, "*.sst"))); len(logs) != 1 || len(tables) > 0 {
+		t.Fatal(logs, tables)
+	}
+	breakManifest := func() {
+		edit(t, filepath.Join(dir, dbDir, badger.ManifestFilename), func([]byte) []byte { return []byte("junk") })
+	}
+	breakManifest()
+	c, err := r.check(dir, false, true)
+	if err != nil || !c.Repaired || c.Tip != tip || c.Lost != 0 || !c.Unread || !exists(filepath.Join(dir, damagedDir)) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if c, err = r.check(dir, true, false); err != nil || c.Faults > 0 || c.Tip != tip {
+		t.Fatalf("afterwards: %+v, %v", c, err)
+	}
+
+	// A second repair leaves what the first has kept alone.
+	s = r.openStore(dir)
+	r.grow(r.manager(s), 3, 1)
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	breakManifest()
+	if c, err = r.check(dir, false, true); err != nil || c.Tip.Height != 15 {
+		t.Fatalf("the second time: %+v, %v", c, err)
+	}
+	second := filepath.Join(dir, damagedDir+".2")
+	if first := must(filepath.Glob(filepath.Join(dir, damagedDir, "*.mem"))); len(first) != 1 || !exists(second) {
+		t.Error("the database that the first repair kept is gone")
+	}
+	if !strings.Contains(strings.Join(c.notes, "; "), "kept as "+second) {
+		t.Errorf("it says %q", c.notes)
+	}
+}
+
+// TestRepairSaysWhatIsLost: a log that is damaged too costs blocks, and it is said how many.
+func TestRepairSaysWhatIsLost(t *testing.T) {
+	r := newTraining(t)
+	young := t.TempDir()
+	s := r.openStore(young)
+	r.grow(r.manager(s), 6, 1)
+	shut(t, s)
+	s = r.openStore(young)
+	r.grow(r.manager(s), 6, 1)
+	dir := t.TempDir()
+	copyDir(t, young, dir)
+	shut(t, s)
+	for _, name := range must(filepath.Glob(filepath.Join(dir, dbDir, "*.mem"))) {
+		edit(t, name, func(b []byte) []byte { return b[:10] })
+	}
+	edit(t, filepath.Join(dir, dbDir, badger.ManifestFilename), func([]byte) []byte { return nil })
+	c, err := r.check(dir, false, true)
+	if err != nil || !c.Repaired || c.Tip.Height != 6 || !c.Unread || !strings.Contains(strings.Join(c.notes, "; "), "not everything could be read") {
+		t.Errorf("%+v, %v", c, err)
+	}
+	// And where the tip at the last clean end is gone, that is known.
+	if err := os.RemoveAll(filepath.Join(young, dbDir)); err != nil {
+		t.Fatal(err)
+	}
+	c, err = r.check(young, false, true)
+	if err != nil || !c.Repaired || c.Tip.Height != 0 || c.Lost != 1 || !strings.Contains(strings.Join(c.notes, "; "), "1 block is lost") {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestRepairLeavesSentinel: until the new database takes its place, the sentinel is the old one's.
+func TestRepairLeavesSentinel(t *testing.T) {
+	r := newTraining(t)
+	dir, tip := r.withChain()
+	s := r.openStore(dir)
+	if err := s.write(func(txn *badger.Txn) error { return txn.Delete(heightKey(3)) }); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, s)
+	name := filepath.Join(dir, sentinelFile)
+	old := must(os.ReadFile(name))
+	c := newChecker(dir, CheckOptions{Network: r.Network, Trainer: r, Repair: true, Logger: zap.NewNop(), Fault: func(Fault) {}, Note: func(string) {}})
+	if err := errors.Join(c.s.takeLock(), c.run(context.Background()), c.rebuild(context.Background()), c.closeDatabase(), c.s.lock.Unlock()); err != nil {
+		t.Fatal(err)
+	}
+	if now := must(os.ReadFile(name)); !bytes.Equal(now, old) {
+		t.Errorf("the sentinel is %s, it was %s", now, old)
+	}
+	got, err := r.check(dir, false, true)
+	if err != nil || !got.Repaired || got.Tip != tip || got.Lost > 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestConvert: a store of schema 1 gets the list of blocks beside the best chain, and forgets the children of invalid blocks.
+func TestConvert(t *testing.T) {
+	r := newTraining(t)
+	dir, tip := r.withChain()
+	s := r.openStore(dir)
+	beside := must(s.Beside())
+	child := chain.InvalidError{Kind: chain.ErrInvalidParent, Got: "height 9: " + string(chain.ErrLossAfter)}
+	if err := s.write(func(txn *badger.Txn) error {
+		err := txn.Set(invalidKey(99), encodeFault(fault{seq: 99, id: chain.Hash{8}, err: child}))
+		for _, b := range beside {
+			err = errors.Join(err, txn.Delete(sideKey(b.ID)))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.sentinel.Schema = 1
+	if err := s.writeSentinel(); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, s)
+	c, err := r.check(dir, false, true)
+	if err != nil || c.Faults > 0 || len(c.notes) != 1 || !strings.Contains(c.notes[0], "version 1") {
+		t.Fatalf("a check before: %+v, %v", c, err)
+	}
+	for range 2 {
+		s = r.openStore(dir)
+		if got := must(s.Beside()); !slices.Equal(got, beside) || len(got) != 5 {
+			t.Errorf("beside are %v, want %v", got, beside)
+		}
+		wantNotFound(t, "child of an invalid block", errOf(s.Invalid(chain.Hash{8})))
+		if f, err := s.Invalid(chain.Hash{7}); err != nil || f.Kind != chain.ErrTask {
+			t.Errorf("another invalid block: %v, %v", f, err)
+		}
+		shut(t, s)
+		if c, err := r.check(dir, false, false); err != nil || c.Faults > 0 || len(c.notes) > 0 || c.Tip != tip {
+			t.Errorf("a check afterwards: %+v, %v", c, err)
+		}
 	}
 }
 

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -22,7 +25,7 @@ import (
 // Names within a data directory while it is repaired.
 const (
 	newDir     = "db.new"
-	damagedDir = "db.damaged"
+	damagedDir = "db.damaged" // further ones are db.damaged.2 and so on: each may be the only copy of something
 	salvageDir = "db.salvage"
 )
 
@@ -32,8 +35,9 @@ func (c *checker) rebuild(ctx context.Context) (err error) {
 	if err := os.RemoveAll(s.path(newDir)); err != nil {
 		return err
 	}
+	// Not empty, so that Connect leaves the sentinel file alone: swap writes that.
 	n := &Badger{dir: s.dir, opts: s.opts, log: s.log, faults: newFaults(), sentinel: sentinel{
-		Schema: Schema, Network: s.opts.Network, NetworkName: s.opts.NetworkName,
+		Schema: Schema, Network: s.opts.Network, NetworkName: s.opts.NetworkName, NotEmpty: true,
 	}}
 	// Written at once, synced at the end.
 	if err := n.openDatabase(s.path(newDir), false, 2); err != nil {
@@ -88,17 +92,14 @@ func (c *checker) rebuild(ctx context.Context) (err error) {
 // swap puts the new database in the old one's place.
 func (c *checker) swap() error {
 	s := c.s
-	lost := 0
-	for id := range c.blocks {
-		if !has(c.good, id) {
-			lost++
-		}
-	}
-	// From here on a crash leaves the new database to be found: rebuild has written the sentinel, without a tip.
-	if err := os.RemoveAll(s.path(damagedDir)); err != nil {
+	kept, err := s.moveDamaged()
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(s.path(dbDir), s.path(damagedDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// From here on a crash leaves the new database to be found.
+	tip := c.best.state.ID
+	s.sentinel = sentinel{Schema: Schema, Network: s.opts.Network, NetworkName: s.opts.NetworkName, NotEmpty: true, Tip: &tip}
+	if err := s.writeSentinel(); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Rename(s.path(newDir), s.path(dbDir)), syncDir(s.dir)); err != nil {
@@ -113,32 +114,91 @@ func (c *checker) swap() error {
 		}
 	}
 	notes := []string{fmt.Sprintf("repaired: the chain ends at height %d, %s", c.best.state.Height, c.best.state.ID.Short())}
-	if !c.salvaged && c.named.Height > c.best.state.Height {
+	if c.named.Height > c.best.state.Height {
 		notes = append(notes, fmt.Sprintf("it ended at height %d before", c.named.Height))
 	}
-	switch {
-	case c.unread || lost > 0:
-		notes = append(notes, fmt.Sprintf("%d blocks were dropped, besides what could not be read: a node gets from its peers what they have; "+
-			"the old database is kept as %s and may be deleted", lost, s.path(damagedDir)))
-	default:
-		if err := os.RemoveAll(s.path(damagedDir)); err != nil {
-			return err
-		}
+	if c.report.Lost > 0 {
+		notes = append(notes, blocks(c.report.Lost)+" lost: a node gets from its peers what they have")
+	}
+	if c.unread {
+		notes = append(notes, "not everything could be read, and nobody can say what was in the rest")
+	}
+	switch whole := c.report.Lost == 0 && !c.unread; {
+	case whole:
 		notes = append(notes, "no block was lost")
+		if kept != "" {
+			if err := os.RemoveAll(kept); err != nil {
+				return err
+			}
+		}
+	case kept != "":
+		notes = append(notes, fmt.Sprintf("the old database is kept as %s: it may hold the only copy of what is missing", kept))
 	}
 	c.o.Note(strings.Join(notes, "; "))
 	return syncDir(s.dir)
 }
 
-// salvage opens a database of what can be read in the tables of one that cannot be opened. Newer records cannot be told
-// from older ones of the same key there, so only those are taken of which there is one: blocks, and what is checked
-// anyway.
+func blocks(n int) string {
+	if n == 1 {
+		return "1 block is"
+	}
+	return fmt.Sprintf("%d blocks are", n)
+}
+
+// moveDamaged moves the old database away and says where to, "" where there is none.
+func (s *Badger) moveDamaged() (to string, err error) {
+	to = s.path(damagedDir)
+	for n := 2; exists(to); n++ {
+		to = fmt.Sprintf("%s.%d", s.path(damagedDir), n)
+	}
+	err = os.Rename(s.path(dbDir), to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return to, err
+}
+
+// countLost counts the blocks that were in the store, as far as that is known, and are not in the new one: those that
+// were dropped, that others stand on, and up to the tip.
+func (c *checker) countLost() int {
+	lost := map[chain.Hash]bool{}
+	known := func(id chain.Hash) {
+		if !has(c.good, id) {
+			lost[id] = true
+		}
+	}
+	for id, e := range c.blocks {
+		known(id)
+		if e.height > 0 {
+			known(e.parent)
+		}
+	}
+	if c.tipErr == nil {
+		known(c.named.ID)
+	}
+	if old := c.s.sentinel.Tip; old != nil {
+		known(*old)
+	}
+	n := len(lost)
+	if c.named.Height > c.best.state.Height {
+		n = max(n, int(min(c.named.Height-c.best.state.Height, math.MaxInt32)))
+	}
+	return n
+}
+
+// salvage opens a database of what can be read in the logs and tables of one that cannot be opened. Newer records cannot
+// be told from older ones of the same key in tables, so only those are taken of which there is one: blocks, and what is
+// checked anyway. The logs hold the newest, in order, among them the tip.
 func (c *checker) salvage() error {
 	s := c.s
 	if err := os.RemoveAll(s.path(salvageDir)); err != nil {
 		return err
 	}
-	names, err := filepath.Glob(filepath.Join(s.path(dbDir), "*.sst"))
+	logs, err := filepath.Glob(filepath.Join(s.path(dbDir), "*.mem"))
+	if err != nil {
+		return err
+	}
+	tables, err := filepath.Glob(filepath.Join(s.path(dbDir), "*.sst"))
 	if err != nil {
 		return err
 	}
@@ -148,27 +208,93 @@ func (c *checker) salvage() error {
 	c.salvaged = true
 	batch := s.db.NewWriteBatch()
 	defer batch.Cancel()
-	for _, name := range names {
+	taken := map[string]bool{} // keys; not those of damaged blocks, of which there may be a better copy
+	take := func(from func(do func(key, value []byte) error) error) error {
 		var failed error // to write
 		err := guard(s.log, func() error {
-			return eachInTable(name, func(key, value []byte) {
-				if failed == nil && bytes.IndexByte([]byte{keyVerified, keyInvalid, keyModel}, key[0]) >= 0 {
-					failed = batch.Set(key, value)
+			return from(func(key, value []byte) error {
+				if taken[string(key)] {
+					return nil
 				}
+				if key[0] == keyVerified {
+					_, _, err := readBlock(key, value)
+					taken[string(key)] = err == nil
+				} else {
+					taken[string(key)] = true
+				}
+				failed = batch.Set(key, value)
+				return failed
 			})
 		})
 		if failed != nil {
 			return failed
 		}
-		if err != nil && !errors.Is(err, chain.ErrCorrupt) {
+		if errors.Is(err, chain.ErrCorrupt) {
+			return nil // the rest of it cannot be read
+		}
+		return err
+	}
+	slices.Sort(logs)
+	for _, name := range slices.Backward(logs) { // the newest first
+		if err := take(func(do func(key, value []byte) error) error { return s.eachInLog(name, do) }); err != nil {
+			return err
+		}
+	}
+	for _, name := range tables {
+		if err := take(func(do func(key, value []byte) error) error { return eachInTable(name, do) }); err != nil {
 			return err
 		}
 	}
 	return batch.Flush()
 }
 
-// eachInTable calls do for the records of a table that are not deleted, up to the first that cannot be read.
-func eachInTable(name string, do func(key, value []byte)) error {
+// eachInLog calls do for the records to be salvaged in a log, which Badger writes before it makes a table of them: some
+// 16 MiB. They are read by opening a database that has nothing but a copy of it.
+func (s *Badger) eachInLog(name string, do func(key, value []byte) error) (err error) {
+	dir := s.path(salvageDir) + filepath.Ext(name)
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := copyFile(name, filepath.Join(dir, filepath.Base(name))); err != nil {
+		return err
+	}
+	l := &Badger{log: s.log}
+	if err := l.openDatabase(dir, false, 0); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, guard(s.log, l.db.Close)) }()
+	return guard(s.log, func() error {
+		return l.db.View(func(txn *badger.Txn) error {
+			for _, prefix := range append([]byte{keyTip}, salvaged...) {
+				if err := each(txn, prefix, func(key, value []byte) error { return do(key, bytes.Clone(value)) }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// salvaged are the prefixes of what is taken out of tables.
+var salvaged = []byte{keyVerified, keyInvalid, keyModel}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// eachInTable calls do for the records to be salvaged in a table that are not deleted, up to the first that cannot be read.
+func eachInTable(name string, do func(key, value []byte) error) error {
 	f, err := z.OpenMmapFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return damage(err)
@@ -182,8 +308,12 @@ func eachInTable(name string, do func(key, value []byte)) error {
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
 		const deleted, elsewhere = 1, 2 // bits of Meta: see bitDelete and bitValuePointer in Badger's value.go
-		if v := it.Value(); v.Meta&(deleted|elsewhere) == 0 && len(it.Key()) > 8+1 {
-			do(bytes.Clone(y.ParseKey(it.Key())), bytes.Clone(v.Value))
+		v := it.Value()
+		if v.Meta&(deleted|elsewhere) != 0 || len(it.Key()) <= 8+1 || bytes.IndexByte(salvaged, it.Key()[0]) < 0 {
+			continue
+		}
+		if err := do(bytes.Clone(y.ParseKey(it.Key())), bytes.Clone(v.Value)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/descentnet/minerd/store"
 )
 
 func TestProgress(t *testing.T) {
@@ -23,5 +25,19 @@ trained again 40 of 40 blocks, 2.0 per second, 0s left
 `
 	if out.String() != want {
 		t.Errorf("it says\n%s", out.String())
+	}
+}
+
+func TestMended(t *testing.T) {
+	for want, r := range map[string]store.Report{
+		"1 fault, all mended":             {Faults: 1},
+		"2 faults, mended, 1 block lost":  {Faults: 2, Lost: 1},
+		"1 fault, mended, 12 blocks lost": {Faults: 1, Lost: 12},
+		"1 fault, mended, but not everything could be read: blocks may be lost": {Faults: 1, Unread: true},
+		"1 fault, mended, at least 3 blocks lost: not everything could be read": {Faults: 1, Lost: 3, Unread: true},
+	} {
+		if got := mended(r); got != want || lossy(r) != (want != "1 fault, all mended") {
+			t.Errorf("%+v: %q, want %q; lossy %v", r, got, want, lossy(r))
+		}
 	}
 }
