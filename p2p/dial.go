@@ -2,11 +2,16 @@ package p2p
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 )
 
@@ -23,9 +28,43 @@ func (s *Service) connected(p peer.ID) bool {
 
 // dial connects to a peer, whatever libp2p's own back-off says: ours is in charge.
 func (s *Service) dial(ctx context.Context, info peer.AddrInfo) error {
+	err := s.dialDirect(ctx, info)
+	if err == nil || ctx.Err() != nil || !slices.ContainsFunc(info.Addrs, isRelayed) {
+		return err
+	}
+	return errors.Join(err, s.dialRelayed(ctx, info))
+}
+
+func (s *Service) dialDirect(ctx context.Context, info peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(ctx, "minerd"), s.cfg.Timing.Dial)
 	defer cancel()
 	return s.host.Connect(ctx, info)
+}
+
+// dialRelayed connects by way of a relay, and waits for the direct connection that the peer then makes if both routers
+// allow it. The relayed one is too narrow for blocks and serves for nothing else.
+func (s *Service) dialRelayed(ctx context.Context, info peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "hole punching"), s.cfg.Timing.Dial)
+	defer cancel()
+	if err := s.host.Connect(ctx, info); err != nil {
+		return fmt.Errorf("by way of a relay: %w", err)
+	}
+	for {
+		change := s.connections.next()
+		if s.connected(info.ID) {
+			return nil
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return errors.New("reached by way of a relay, but no direct connection could be made")
+		}
+	}
+}
+
+func isRelayed(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
 }
 
 // keepConnected calls a bootstrap peer for as long as the service runs.
@@ -49,12 +88,28 @@ func (s *Service) keepConnected(info peer.AddrInfo) {
 			if failures%complainEvery == 0 {
 				say = s.log.Warn
 			}
-			say("bootstrap peer not reached, trying on", zap.Stringer("peer_id", info.ID), zap.Stringers("addrs", info.Addrs),
-				zap.Int("attempts", failures+1), zap.Error(err))
+			fields := []zap.Field{zap.Stringer("peer_id", info.ID), zap.Stringers("addrs", info.Addrs), zap.Int("attempts", failures+1), zap.Error(err)}
+			if hint := s.dialHint(err); hint != "" {
+				fields = append(fields, zap.String("hint", hint))
+			}
+			say("bootstrap peer not reached, trying on", fields...)
 		}
 		failures++
 		sleep(ctx, s.cfg.Timing.backoff(failures))
 	}
+}
+
+// dialHint says what may be behind an error that looks like two different private network keys, or one. Such peers read
+// noise from each other, or wait for more of it; libp2p can tell no more.
+func (s *Service) dialHint(err error) string {
+	noise := strings.Contains(err.Error(), "failed to negotiate")
+	switch {
+	case s.cfg.PrivateKey != nil && (noise || errors.Is(err, context.DeadlineExceeded)):
+		return "the peer may have another private network key, or none; compare key_fingerprint in its log"
+	case s.cfg.PrivateKey == nil && noise:
+		return "the peer may be of a private network, which takes its key"
+	}
+	return ""
 }
 
 // stayConnected returns once the peer is not connected any more, with how long it was.

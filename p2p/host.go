@@ -3,6 +3,8 @@ package p2p
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +16,7 @@ import (
 	connmanager "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -36,46 +39,66 @@ func DefaultListen() []string {
 var ErrPortInUse = errors.New("port in use")
 
 const (
-	// Above lowConns + highConns/3, connections that are worth least are closed until lowConns are left. A node needs
-	// some 12 for gossip; an idle one takes about 1 MiB of memory with its buffers.
-	lowConns  = 64
-	highConns = 96
-	// connsPerIP is for many nodes behind one address; libp2p's own 8 is soon used up in an office or a container host.
-	connsPerIP = 64
+	// dialSlack is for calls that are on their way, which count as connections: our own and those of the hash table, each
+	// to several addresses at once.
+	dialSlack = 64
 	// streamsPerPeer at one protocol of ours, each way: those that we serve at once, and some that we tell to wait.
 	streamsPerPeer = 4 * streamsServed
 )
 
-func newHost(cfg Config, gater connmgr.ConnectionGater) (host.Host, error) {
+// newHost makes a host with the limits of cfg and further options.
+func newHost(cfg Config, gater connmgr.ConnectionGater, more ...libp2p.Option) (host.Host, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
 	concrete := rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{
+			Conns:         rcmgr.LimitVal(cfg.MaxPeers + cfg.MaxInbound + dialSlack),
+			ConnsInbound:  rcmgr.LimitVal(cfg.MaxInbound),
+			ConnsOutbound: rcmgr.LimitVal(cfg.MaxPeers + dialSlack),
+		},
 		ProtocolPeerDefault: rcmgr.ResourceLimits{StreamsInbound: streamsPerPeer},
 	}.Build(limits.AutoScale())
+	perIP := cfg.MaxPeersPerIP
 	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(concrete),
 		rcmgr.WithMetricsDisabled(),
 		rcmgr.WithLimitPerSubnet(
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}},
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: connsPerIP}, {PrefixLength: 48, ConnCount: 4 * connsPerIP}},
-		))
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: perIP}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: perIP}, {PrefixLength: 48, ConnCount: 4 * perIP}},
+		),
+		rcmgr.WithConnRateLimiters(connRates(perIP)))
 	if err != nil {
 		return nil, err
 	}
-	conns, err := connmanager.NewConnManager(lowConns, highConns, connmanager.WithGracePeriod(time.Minute))
+	conns, err := connmanager.NewConnManager(max(1, cfg.MaxPeers*2/3), cfg.MaxPeers, connmanager.WithGracePeriod(time.Minute))
 	if err != nil {
 		return nil, errors.Join(err, resources.Close())
+	}
+	transports := cfg.Transports
+	if len(transports) == 0 {
+		transports = []libp2p.Option{
+			// Without SO_REUSEPORT, since with it a second process of the same user opens the same port without an error.
+			libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		}
+		if cfg.PrivateKey == nil {
+			transports = append(transports, libp2p.Transport(quic.NewTransport))
+		}
+	}
+	if cfg.PrivateKey != nil {
+		more = append(more, libp2p.PrivateNetwork(cfg.PrivateKey))
 	}
 	return libp2p.New(
 		libp2p.Identity(cfg.Key),
 		libp2p.UserAgent(agent(cfg.Version)),
 		libp2p.NoListenAddrs, // see listen
-		// Without SO_REUSEPORT, since with it a second process of the same user opens the same port without an error.
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
-		libp2p.Transport(quic.NewTransport),
+		libp2p.ChainOptions(transports...),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(conns),
 		libp2p.ConnectionGater(gater),
-		libp2p.DisableRelay(),
+		libp2p.ChainOptions(more...),
+		// After a hundred dials in vain, as an outage of minutes brings about, libp2p would take UDP and IPv6 for blocked and
+		// try one dial in a hundred. Ours are few, and paused for by us.
+		libp2p.UDPBlackHoleSuccessCounter(nil),
+		libp2p.IPv6BlackHoleSuccessCounter(nil),
 		withoutMetrics(),
 	)
 }
@@ -86,11 +109,32 @@ func withoutMetrics() libp2p.Option {
 	return libp2p.ChainOptions(libp2p.PrometheusRegisterer(prometheus.NewRegistry()), libp2p.DisableMetrics())
 }
 
+// connRates lets twice as many connections as are allowed with one address be made in a burst, and then so many in 40 s, as
+// libp2p's own limits do for its 8. Below those our own attempts at a peer that is down would be too many.
+func connRates(perIP int) *rate.Limiter {
+	perIP = max(perIP, 8)
+	limit := func(n int) rate.Limit { return rate.Limit{RPS: float64(n) / 40, Burst: 2 * n} }
+	return &rate.Limiter{
+		NetworkPrefixLimits: []rate.PrefixLimit{
+			{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, // no limit
+			{Prefix: netip.MustParsePrefix("::1/128")},
+		},
+		SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: limit(perIP)}},
+			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: limit(perIP)}, {PrefixLength: 48, Limit: limit(4 * perIP)}},
+			GracePeriod:      time.Minute,
+		},
+	}
+}
+
 // listen opens all addresses. libp2p itself is content with one of them.
-func listen(h host.Host, addrs []string, log *zap.Logger) error {
-	chosen := len(addrs) > 0
+func listen(h host.Host, cfg Config, log *zap.Logger) error {
+	addrs, chosen := cfg.Listen, len(cfg.Listen) > 0
 	if !chosen {
 		addrs = DefaultListen()
+		if cfg.PrivateKey != nil {
+			addrs = slices.DeleteFunc(addrs, func(a string) bool { return strings.Contains(a, "quic") })
+		}
 	}
 	opened := 0
 	for _, text := range addrs {

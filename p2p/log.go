@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 
+	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -46,7 +47,30 @@ func (h zapHandler) WithGroup(name string) slog.Handler {
 var routeOnce sync.Once
 
 func routeLibp2pLog(log *zap.Logger) {
-	routeOnce.Do(func() { gologshim.SetDefaultHandler(zapHandler{log.Named("libp2p")}) })
+	routeOnce.Do(func() {
+		gologshim.SetDefaultHandler(zapHandler{log.Named("libp2p")})
+		golog.SetPrimaryCore(debugCore{log.Named("libp2p").Core()}) // of the hash table
+	})
+}
+
+// debugCore writes all that it gets at level debug, like zapHandler.
+type debugCore struct{ zapcore.Core }
+
+func (c debugCore) Enabled(zapcore.Level) bool { return c.Core.Enabled(zapcore.DebugLevel) }
+
+func (c debugCore) With(fields []zap.Field) zapcore.Core { return debugCore{c.Core.With(fields)} }
+
+func (c debugCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if !c.Enabled(e.Level) {
+		return to
+	}
+	e.Level = zapcore.DebugLevel
+	return to.AddCore(e, c)
+}
+
+func (c debugCore) Write(e zapcore.Entry, fields []zap.Field) error {
+	e.Level = zapcore.DebugLevel
+	return c.Core.Write(e, fields)
 }
 
 // onceSet remembers what was said, so that one peer cannot fill the log. It is bounded; when full it starts afresh.

@@ -17,7 +17,7 @@ import (
 )
 
 func initCommand() *cobra.Command {
-	var network, dataDir string
+	var network, dataDir, privateKeyFile string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the data directory with its peer key and payout key, and print who we are",
@@ -40,10 +40,19 @@ func initCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "data directory  %s\npeer id         %s\npayout address  %s\n", dir, peerID, id.payout)
+			if privateKeyFile == "" {
+				return nil
+			}
+			key, err := p2p.CreatePrivateNetworkKey(privateKeyFile)
+			if err != nil {
+				return fmt.Errorf("--private-network-key: %w", err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "private key     %s, fingerprint %s\n", privateKeyFile, p2p.Fingerprint(key))
 			return nil
 		},
 	}
 	addDirFlags(cmd, &network, &dataDir)
+	cmd.Flags().StringVar(&privateKeyFile, "private-network-key", "", "make a new key for a private network and write it to this file")
 	return cmd
 }
 
