@@ -85,11 +85,12 @@ func TestAdversaryManyIdentities(t *testing.T) {
 	for _, c := range []struct {
 		name                string
 		identities, each    int
-		queued, found, cost int // blocks that find room, identities found out, steps of the victim
+		queued, found, cost int  // blocks that find room, identities found out, steps of the victim
+		shutOut             bool // an honest block finds no room
 	}{
-		{"one identity, many forged blocks", 1, 40, maxQueuedPerPeer, 1, 1},
-		{"four identities fill the queue", 4, 40, maxQueued, 4, 4},
-		{"a hundred identities, one forged block each", 100, 1, maxQueued, maxQueued, maxQueued},
+		{"one identity, many forged blocks", 1, 40, maxQueuedPerPeer, 1, 1, false},
+		{"four identities fill the queue", 4, 40, maxQueued, 4, 4, false},
+		{"a hundred identities of as many ranges, one forged block each", 100, 1, maxQueued, maxQueued, maxQueued, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n, steps := victimNode(t)
@@ -119,7 +120,7 @@ func TestAdversaryManyIdentities(t *testing.T) {
 				t.Errorf("%d blocks were queued, %d wait, want %d", queued, len(v.queue), c.queued)
 			}
 			offered := v.offer("honest", honest[0].block)
-			if full := c.queued == maxQueued; errors.Is(offered, errQueueFull) != full || !full && offered != nil {
+			if errors.Is(offered, errQueueFull) != c.shutOut || !c.shutOut && offered != nil {
 				t.Errorf("the honest block: %v", offered)
 			}
 			before := steps.Load()

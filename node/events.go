@@ -53,7 +53,7 @@ func (n *Node) settled(b *chain.Block, from source, added chain.Added, took time
 		n.log.Warn("a block has a newer version: if others run a newer minerd, so should you", append(fields, zap.Error(err))...)
 	case chain.VerdictOf(err) == chain.Invalid:
 		logRefused(n.log, b, from, took, err)
-	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, chain.ErrSideFull), errors.Is(err, context.Canceled),
+	case errors.Is(err, chain.ErrOrphan), errors.Is(err, chain.ErrFuture), errors.Is(err, chain.ErrSideFull), errors.Is(err, chain.ErrPostponed), errors.Is(err, context.Canceled),
 		errors.Is(err, ErrDiskFull): // which was told already
 		n.log.Debug("block waits", append(fields, zap.Error(err))...)
 	case errors.Is(err, chain.ErrFinality):

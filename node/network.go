@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/descentnet/minerd/chain"
 	"github.com/descentnet/minerd/p2p"
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
@@ -23,6 +25,8 @@ type PeersConfig struct {
 	MDNS        bool
 	AddressBook string // file in which known peers are kept
 	Timing      p2p.Timing
+	Transports  []libp2p.Option // in place of TCP and QUIC, for simulated links
+	Reach       p2p.Reach
 }
 
 // How long the miner waits for others.
@@ -33,11 +37,36 @@ const (
 	noProgress  = time.Minute // with peers that claim more work and do not show it
 )
 
-// givenUpWork is what a peer claimed and did not show. It may be read and set at the same time.
-type givenUpWork struct{ p atomic.Pointer[chain.Work] }
+// givenUp holds the peers that claimed more work and did not show it, each with what it claimed. Whatever such a peer
+// claims later is not waited for, until our chain has the work that it did not show. It may be read and set at the same time.
+type givenUp struct {
+	mu      sync.Mutex
+	claimed map[peer.ID]chain.Work
+}
 
-func (g *givenUpWork) set(w chain.Work)     { g.p.Store(&w) }
-func (g *givenUpWork) is(w chain.Work) bool { p := g.p.Load(); return p != nil && *p == w }
+// set gives up on the peers that are ahead of our work. Others are forgotten, so that there are no more than connections.
+func (g *givenUp) set(ahead []p2p.PeerInfo, ours chain.Work) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before := g.claimed
+	g.claimed = map[peer.ID]chain.Work{}
+	for _, p := range ahead {
+		claimed := before[p.ID]
+		if claimed.Cmp(ours) <= 0 {
+			claimed = p.Status.Work
+		}
+		g.claimed[p.ID] = claimed
+	}
+}
+
+// rest gives the peers among those ahead of our work that were not given up.
+func (g *givenUp) rest(ahead []p2p.PeerInfo, ours chain.Work) []p2p.PeerInfo {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(ahead), func(p p2p.PeerInfo) bool {
+		return g.claimed[p.ID].Cmp(ours) > 0
+	})
+}
 
 // network is the node's libp2p side.
 type network struct {
@@ -46,16 +75,24 @@ type network struct {
 	log     *zap.Logger
 	expects bool // peers are named or known from before
 	met     bool // one of them, or it was waited for long enough; the miner's
-	givenUp givenUpWork
+	givenUp givenUp
+}
+
+// p2pConfig is the config of the network side, without what the node has for others.
+func p2pConfig(cfg Config) p2p.Config {
+	p := cfg.Peers
+	return p2p.Config{
+		Key: p.Key, Listen: p.Listen, Bootstrap: p.Bootstrap, MDNS: p.MDNS, AddressBook: p.AddressBook,
+		Network: cfg.Network.ID, NetworkName: cfg.Network.Name, Version: cfg.Version, Log: cfg.Log.Named("p2p"), Timing: p.Timing, Transports: p.Transports, Reach: p.Reach,
+	}
 }
 
 func openPeers(cfg Config, n *Node) (peers, error) {
 	c := peerChain{n.manager, n.store, n.verifier, cfg.Log.Named("p2p")}
 	p := cfg.Peers
-	s, err := p2p.New(p2p.Config{
-		Key: p.Key, Listen: p.Listen, Bootstrap: p.Bootstrap, MDNS: p.MDNS, AddressBook: p.AddressBook,
-		Network: cfg.Network.ID, NetworkName: cfg.Network.Name, Version: cfg.Version, Log: cfg.Log.Named("p2p"), Timing: p.Timing,
-	}, c)
+	pc := p2pConfig(cfg)
+	pc.Content = n.files
+	s, err := p2p.New(pc, c)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +128,8 @@ func (n *network) Publish(b *chain.Block) {
 
 // Behind says whether a peer has more work than we do.
 func (n *network) Behind() bool {
-	behind, best, _ := n.service.Behind()
-	return behind && !n.givenUp.is(best.Work)
+	ours, _ := n.chain.manager.Best()
+	return len(n.givenUp.rest(n.service.Ahead(), ours.Work)) > 0
 }
 
 // CaughtUp waits while a peer has more work than we do, and after the start for a first peer to say what it has. Work
@@ -105,21 +142,23 @@ func (n *network) CaughtUp(ctx context.Context) error {
 	progress := began
 	said := false
 	for {
-		behind, best, known := n.service.Behind()
+		_, best, known := n.service.Behind()
+		ahead := n.service.Ahead()
 		now, _ := n.chain.manager.Best()
 		if now.ID != tip.ID {
 			tip, progress = now, time.Now()
 		}
+		behind := len(n.givenUp.rest(ahead, now.Work)) > 0
 		n.met = n.met || known > 0 || !n.expects || time.Since(began) > firstPeer
 		switch {
-		case n.met && (!behind || n.givenUp.is(best.Work)):
+		case n.met && !behind:
 			if said {
 				n.log.Info("mining goes on", zap.Uint64("height", now.Height))
 			}
 			return ctx.Err()
 		case behind && time.Since(progress) > noProgress:
 			n.log.Warn("a peer claims a longer chain and does not show it: mining goes on without", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
-			n.givenUp.set(best.Work)
+			n.givenUp.set(ahead, now.Work)
 		case behind && !said && time.Since(began) > sayAfter:
 			said = true
 			n.log.Info("mining waits: a peer is ahead", zap.Uint64("height", now.Height), zap.Uint64("peer_height", best.Height))
@@ -136,6 +175,21 @@ func (n *network) Blame(from source, why error) {
 	if id, err := peer.Decode(string(from)); err == nil {
 		n.service.Blame(id, why)
 	}
+}
+
+func (n *network) Credit(from source) {
+	if id, err := peer.Decode(string(from)); err == nil {
+		n.service.Credit(id)
+	}
+}
+
+func (n *network) Standing(from source) standing {
+	id, err := peer.Decode(string(from))
+	if err != nil {
+		return standing{account: string(from)}
+	}
+	s := n.service.Standing(id)
+	return standing{s.Account, s.Good, s.Ready}
 }
 
 func (n *network) Count() int { return len(n.service.Peers()) }
@@ -239,8 +293,9 @@ func (c peerChain) checkHeader(before chain.State, h *chain.Header) (chain.State
 func (c peerChain) CheckBody(b *chain.Block) error { return c.manager.Network().CheckForm(b) }
 
 func (c peerChain) Ingest(ctx context.Context, from peer.ID, blocks []*chain.Block) (int, error) {
+	account := c.verifier.of(source(from.String())).account
 	for i, b := range blocks {
-		err := c.verifier.verify(ctx, b, source(from.String()), c.manager.Arrive(from.String()))
+		err := c.verifier.verify(ctx, b, source(from.String()), c.manager.Arrive(account))
 		if err != nil && !errors.Is(err, errOvertaken) { // that one is kept, and executed if the next ones make it worth it
 			return i, err
 		}

@@ -19,7 +19,7 @@ import (
 type Config struct {
 	Network    *chain.Network
 	DataDir    string // "" keeps everything in memory
-	DatasetDir string // folder of the IDX files of networks that need them
+	DatasetDir string // folder of the IDX files of networks that need them; "" has them come from peers, into DataDir
 	Mine       bool
 	Payout     chain.Address
 	Nonce      uint64 // first nonce of the miner; random
@@ -41,6 +41,14 @@ type Config struct {
 	FreeSpace func() (uint64, error)
 }
 
+// freeSpace tells the number of bytes that are free where the chain is kept.
+func (c *Config) freeSpace() func() (uint64, error) {
+	if c.FreeSpace != nil {
+		return c.FreeSpace
+	}
+	return func() (uint64, error) { return freeSpace(c.DataDir) }
+}
+
 // Node is a running node.
 type Node struct {
 	cfg      Config
@@ -51,6 +59,7 @@ type Node struct {
 	workers  []*worker
 	gate     gate
 	disk     *diskGuard // nil where everything is kept in memory
+	files    library    // of the data sets
 	verifier *verifier
 	peers    peers
 }
@@ -65,8 +74,8 @@ type memoryStore struct{ *store.Memory }
 
 func (memoryStore) Close() error { return nil }
 
-// Open makes a node ready to run: it loads the data, opens the store and the network, and begins the chain if there is
-// none. What it opened, Close closes.
+// Open makes a node ready to run: it opens the store, loads the data, opens the network, and begins the chain if there
+// is none. Data that are not here are fetched from peers first, for as long as that takes. What it opened, Close closes.
 func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 	if len(cfg.Devices) == 0 {
 		cfg.Devices = []Device{CPU(cfg.Threads)}
@@ -77,10 +86,6 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	data, err := loadData(cfg.Network, cfg.DatasetDir)
-	if err != nil {
-		return n, err
-	}
 	if cfg.DataDir == "" {
 		n.store = memoryStore{store.NewMemory()}
 	} else {
@@ -89,11 +94,11 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 			return n, err
 		}
 		n.store = s
-		free := cfg.FreeSpace
-		if free == nil {
-			free = func() (uint64, error) { return freeSpace(cfg.DataDir) }
-		}
-		n.disk = newDiskGuard(cfg.Network, free, cfg.Log.Named("store"))
+		n.disk = newDiskGuard(cfg.Network, cfg.freeSpace(), cfg.Log.Named("store"))
+	}
+	data, err := n.loadOrFetch(ctx)
+	if err != nil {
+		return n, err
 	}
 	n.checking = newTrainer(cfg.Network, data, cfg.Devices[0].single())
 	was, wasErr := n.store.Tip()
@@ -112,6 +117,8 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 		blame: func(from source, why error) { n.peers.Blame(from, why) },
 		one:   newTurn(), held: map[chain.Hash]queued{}, wake: make(chan struct{}, 1),
 	}
+	n.verifier.credit = func(from source) { n.peers.Credit(from) }
+	n.verifier.standing = func(from source) standing { return n.peers.Standing(from) }
 	n.peers = alone{}
 	if cfg.Peers != nil {
 		if n.peers, err = openPeers(cfg, n); err != nil {
@@ -127,9 +134,10 @@ func Open(ctx context.Context, cfg Config) (n *Node, err error) {
 }
 
 // OpenTrainer loads a network's data and makes a trainer on the device, for who checks a chain without running a node.
-// datasetDir is the folder of the IDX files of networks that need them; ErrNoData says that it is missing.
-func OpenTrainer(net *chain.Network, datasetDir string, d Device) (t chain.Trainer, closeTrainer func(), err error) {
-	data, err := loadData(net, datasetDir)
+// datasetDir is the folder of the IDX files of networks that need them, "" where those are meant that came from peers
+// into dataDir; ErrNoData says that they are missing.
+func OpenTrainer(net *chain.Network, datasetDir, dataDir string, d Device) (t chain.Trainer, closeTrainer func(), err error) {
+	data, _, err := loadData(net, foldersOf(datasetDir, dataDir))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,6 +19,10 @@ type peers interface {
 	CaughtUp(ctx context.Context) error
 	// Blame holds an invalid block against who sent it.
 	Blame(from source, why error)
+	// Credit notes a valid block of which the source was the first to tell.
+	Credit(from source)
+	// Standing is what is known of a source.
+	Standing(from source) standing
 	// Count is the number of connected peers.
 	Count() int
 	// Describe names the node to those who want to reach it.
@@ -33,6 +37,8 @@ func (alone) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (alone) Publish(*chain.Block)               {}
 func (alone) CaughtUp(ctx context.Context) error { return ctx.Err() }
 func (alone) Blame(source, error)                {}
+func (alone) Credit(source)                      {}
+func (alone) Standing(from source) standing      { return standing{account: string(from)} }
 func (alone) Behind() bool                       { return false }
 func (alone) Count() int                         { return 0 }
 func (alone) Describe() []zap.Field              { return nil }

@@ -153,17 +153,17 @@ func TestQueue(t *testing.T) {
 	add := func(from source, parent chain.Hash) error {
 		number++
 		b := &chain.Block{Header: chain.Header{Claim: chain.Claim{Nonce: number, Parent: parent}}}
-		return v.enqueue(queued{block: b, id: b.Header.ID(), from: from})
+		return v.enqueue(queued{block: b, id: b.Header.ID(), from: from, account: string(from)})
 	}
-	for i := range maxQueuedPerPeer {
+	for i := range maxSidePerPeer {
 		if err := add("a", chain.Hash{1}); err != nil {
 			t.Fatalf("block %d: %v", i, err)
 		}
 	}
 	if err := add("a", chain.Hash{1}); !errors.Is(err, errQueueFull) {
-		t.Errorf("a peer's block too many: %v", err)
+		t.Errorf("a peer's block too many beside the tip: %v", err)
 	}
-	if err := v.enqueue(v.queue[0]); err != nil || len(v.queue) != maxQueuedPerPeer {
+	if err := v.enqueue(v.queue[0]); err != nil || len(v.queue) != maxSidePerPeer {
 		t.Errorf("a block twice: %v, %d in the queue", err, len(v.queue))
 	}
 	for _, err := range []error{add("b", chain.Hash{2}), add("b", chain.Hash{2}), add("c", tip.ID)} {
@@ -185,9 +185,20 @@ func TestQueue(t *testing.T) {
 			t.Fatalf("served %v, want %v", order, want)
 		}
 	}
-	for from := source("d"); len(v.queue) < maxQueued; from += "d" {
-		for range maxQueuedPerPeer {
-			_ = add(from, chain.Hash{3})
+	for range maxQueuedPerPeer {
+		if err := add("d", tip.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := add("d", tip.ID); !errors.Is(err, errQueueFull) {
+		t.Errorf("a peer's block too many: %v", err)
+	}
+	for ok := true; ok; {
+		_, ok = v.next()
+	}
+	for from := source("e"); len(v.queue) < maxQueued; from += "e" {
+		if err := add(from, chain.Hash{3}); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := add("z", chain.Hash{3}); !errors.Is(err, errQueueFull) {
@@ -207,7 +218,7 @@ func TestHold(t *testing.T) {
 	hold := func(from source, nonce, height, at uint64) bool {
 		b := &chain.Block{Header: chain.Header{Claim: chain.Claim{Nonce: nonce, Height: height, Time: at}}}
 		before := len(v.held)
-		v.hold(queued{block: b, id: b.Header.ID(), from: from})
+		v.hold(queued{block: b, id: b.Header.ID(), from: from, account: string(from)})
 		return len(v.held) > before
 	}
 	if hold("a", 1, orphanWindow+1, now) || hold("a", 2, 1, now+60*n.cfg.Network.Interval) {

@@ -64,6 +64,12 @@ func (w *worker) run(ctx context.Context) error {
 		case errors.Is(err, nn.ErrKnownAnswer) && !errors.Is(err, nn.ErrDevice): // it answered, and wrongly
 			w.log.Error("this device computes wrongly and is not used any more: check its driver, memory, clocks and temperature", zap.Error(err))
 			return nil
+		case errors.Is(err, chain.ErrNotNow):
+			w.log.Warn("mining waits: the store does not work", zap.Duration("rest", w.rest), zap.Error(err))
+			if err := sleep(ctx, w.rest); err != nil {
+				return err
+			}
+			continue
 		case !deviceFailed(err):
 			return err
 		}
@@ -71,12 +77,20 @@ func (w *worker) run(ctx context.Context) error {
 			rest = w.rest
 		}
 		w.log.Warn("device failed: its work is dropped, and it is tried again after a rest", zap.Duration("rest", rest), zap.Error(err))
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(rest):
+		if err := sleep(ctx, rest); err != nil {
+			return err
 		}
 		rest = min(2*rest, longRest)
+	}
+}
+
+// sleep waits, unless ctx is done before.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 

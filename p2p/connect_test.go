@@ -75,7 +75,7 @@ func TestReconnectAfterRestart(t *testing.T) {
 	a := startNode(t, newFakeChain(blocks[:1]), nil)
 	b := startNode(t, newFakeChain(blocks[:1]), calling(a))
 	eventually(t, "connected", func() bool { return meshed(a, b) })
-	listen := []string{a.host.Network().ListenAddresses()[0].String()}
+	listen := []string{a.listenAddrs()[0].String()}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestWatchdogReconnects(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	a := newNode(t, newFakeChain(makeChain(0, 0)), nil)
-	for _, used := range a.host.Network().ListenAddresses() {
+	for _, used := range a.listenAddrs() {
 		cfg, _ := testConfig(t)
 		cfg.Listen = []string{"/ip4/127.0.0.1/tcp/0", used.String()}
 		_, err := New(cfg, newFakeChain(makeChain(0, 0)))

@@ -28,6 +28,11 @@ const (
 	maxBytesAhead  = 16 << 20
 	// fetchesPerBatch is how many peers may be asked for one batch: a second one if the first takes too long.
 	fetchesPerBatch = 2
+	// leadPatience and lonePatience are for how many times Stall a lead is followed while no block of its chain becomes our
+	// tip: the first, which is as long as one answer may take, where another peer is ahead of us too, the second where none
+	// is. Time in which our machine executes does not count. By default these are 30 seconds and two minutes.
+	leadPatience = 6
+	lonePatience = 4 * leadPatience
 )
 
 // download is one sync: the lead's headers, and their blocks from all peers that have them, executed in order. One
@@ -57,8 +62,9 @@ type download struct {
 	excuse error // the lead's last one for not delivering blocks
 
 	executing bool
-	taken     int   // blocks
-	failed    error // ends it
+	taken     int       // blocks
+	waitsFrom time.Time // when its blocks last raised our work, or it began, later by the time in which others were executed
+	failed    error     // ends it
 }
 
 // wanted is a block that is known by its header.
@@ -95,7 +101,7 @@ func (s *Service) syncWith(ctx context.Context, lead peer.ID, target Status) err
 	began := time.Now()
 	d := &download{
 		s: s, ctx: ctx, lead: lead, target: target,
-		events: make(chan func()), byPeer: map[peer.ID]*helper{},
+		events: make(chan func()), byPeer: map[peer.ID]*helper{}, waitsFrom: began,
 	}
 	s.progress.set(d.describe(began))
 	tick := time.NewTicker(s.cfg.Timing.Stall / 10) // for what no event tells: time that passes, peers that come
@@ -111,7 +117,11 @@ func (s *Service) syncWith(ctx context.Context, lead peer.ID, target Status) err
 		d.fillBatches()
 		d.fetch(now)
 		d.execute()
-		if over, err := d.over(); over {
+		over, err := d.over()
+		if !over && d.slow(now) {
+			over, err = true, errNoProgress
+		}
+		if over {
 			return d.finish(began, err)
 		}
 		select {
@@ -365,9 +375,10 @@ func (d *download) execute() {
 		return
 	}
 	d.executing = true
-	b, before := d.batches[0], d.s.chain.Status().Work
+	b, before, began := d.batches[0], d.s.chain.Status().Work, time.Now()
 	d.run(func() func() {
 		n, err := d.s.chain.Ingest(d.ctx, b.from, b.blocks)
+		raised := n > 0 && d.raised(b.wanted[n-1], before)
 		return func() {
 			d.executing = false
 			d.batches = d.batches[1:]
@@ -376,11 +387,35 @@ func (d *download) execute() {
 			if err != nil {
 				d.failed = &ingestError{b.wanted[min(n, len(b.wanted)-1)].height, b.from, err}
 			}
-			if d.s.chain.Status().Work.Cmp(before) > 0 {
-				d.s.peers.trust(d.lead)
-				d.s.peers.served(b.from)
+			if !raised {
+				d.waitsFrom = d.waitsFrom.Add(time.Since(began))
+				return
 			}
+			d.waitsFrom = time.Now()
+			d.s.peers.trust(d.lead)
+			d.s.peers.served(b.from)
 		}
+	})
+}
+
+// raised says whether a block that was ingested has brought us forward: it has more work than our chain had before, and
+// is at the end of our chain now. That our chain has grown meanwhile says nothing, since the miner and gossip go on.
+func (d *download) raised(last wanted, before chain.Work) bool {
+	return last.work.Cmp(before) > 0 && slices.Contains(d.s.chain.Locator(), last.id)
+}
+
+// slow says whether the lead has been followed for too long without getting ahead. Of a branch that forks deep below our
+// tip nothing is executed before it claims more work than our chain, so that forged blocks could come one by one for hours.
+func (d *download) slow(now time.Time) bool {
+	waited, stall := now.Sub(d.waitsFrom), d.s.cfg.Timing.Stall
+	switch {
+	case d.executing || waited < leadPatience*stall:
+		return false
+	case waited >= lonePatience*stall:
+		return true
+	}
+	return slices.ContainsFunc(d.s.peers.snapshot(), func(p peerState) bool {
+		return p.info.ID != d.lead && !p.doubted && !now.Before(p.retryAt) && d.s.ahead(p.info.Status)
 	})
 }
 
@@ -423,7 +458,9 @@ func (d *download) finish(began time.Time, err error) error {
 		return err
 	case short && d.stopped != nil:
 		return d.stopped
-	case short && !(d.moved && d.taken > 0): // a lead that has moved is asked again
+	case short && d.moved:
+		return errMoved
+	case short:
 		// Perhaps it went back to a shorter chain meanwhile; then its next status says so.
 		return errEmptyPromise
 	}

@@ -314,6 +314,171 @@ func TestReorgBetweenHeaders(t *testing.T) {
 	}
 }
 
+// The same before any block was executed, which is no empty promise either.
+func TestReorgBetweenHeadersOfADeepFork(t *testing.T) {
+	old := makeChain(maxHeaders+100, 0)
+	moving := &movingChain{fakeChain: newFakeChain(old), branch: fork(old, 0, maxHeaders+200, 1)}
+	moving.left.Store(maxHeaders)
+	a := startNode(t, moving, nil)
+	b := startNode(t, newFakeChain(makeChain(maxHeaders+50, 2)), calling(a)) // more than one answer claims
+	eventually(t, "the new branch is taken", func() bool { return b.chain.Status() == moving.fakeChain.Status() })
+	if moving.left.Load() > 0 {
+		t.Error("the peer never moved: this tests nothing")
+	}
+	if b.bans.isBanned(a.ID()) || b.logged("sync interrupted, trying on") > 0 {
+		t.Error("a peer that changed its mind was held to it")
+	}
+}
+
+// A peer that never stays with a chain is asked again at once a few times, and then doubted.
+func TestEndlessReorg(t *testing.T) {
+	n := startNode(t, newFakeChain(makeChain(0, 0)), nil)
+	n.peers.add(PeerInfo{ID: "a"})
+	state := func() peerState { return n.peers.snapshot()[0] }
+	for range 2 {
+		for i := range movesAllowed {
+			n.finishSync("a", errMoved)
+			if p := state(); p.failures > 0 || p.doubted {
+				t.Fatalf("move %d: %d failures, doubted %v", i+1, p.failures, p.doubted)
+			}
+		}
+		n.finishSync("a", errMoved)
+		if p := state(); p.failures != 1 || !p.doubted || !time.Now().Before(p.retryAt) {
+			t.Errorf("one move too many: %d failures, doubted %v", p.failures, p.doubted)
+		}
+		n.peers.trust("a") // its chain has brought us forward after all
+	}
+}
+
+// A peer leads onto a deep fork, whose blocks it gives one by one and always just in time. It must neither keep us from
+// others that are ahead nor stop the miner, and if it is slow for good, it is no liar.
+func TestSlowLead(t *testing.T) {
+	blocks := makeChain(400, 0)
+	for name, rival := range map[string]bool{"alone": false, "another is ahead": true} {
+		t.Run(name, func(t *testing.T) {
+			slow := &servingChain{fakeChain: newFakeChain(blocks[:1])}
+			slow.block = func(c *fakeChain, id chain.Hash) (*chain.Block, error) {
+				if slow.asked.Load()%2 == 0 {
+					return nil, errLocal // ends the answer after its first block
+				}
+				time.Sleep(100 * time.Millisecond)
+				return c.Block(id)
+			}
+			mine, good := newFakeChain(blocks[:1]), newFakeChain(blocks[:1])
+			b, others := joinQuietly(t, mine, func(cfg *Config) { cfg.Timing.Stall = 300 * time.Millisecond }, slow, good)
+			mine.grow(blocks[:301])
+			slow.grow(fork(blocks, 0, 2000, 1))
+			if rival {
+				good.grow(blocks)
+			}
+			b.peers.noteOrphan(others[0].ID()) // makes it the lead
+			b.hear(others...)
+			if rival {
+				eventually(t, "the other is followed", func() bool { return mine.height() == 400 })
+			}
+			eventually(t, "the slow one's word does not count", func() bool {
+				behind, _, peers := b.Behind()
+				return !behind && peers == 2 && len(b.Ahead()) == 0
+			})
+			if slow.asked.Load() == 0 || b.bans.isBanned(others[0].ID()) {
+				t.Error("the slow peer was not asked, or was banned")
+			}
+		})
+	}
+}
+
+// Neither time nor work of our machine is held against the lead: the time in which it executes does not count.
+func TestExecutionIsNotTheLeadsTime(t *testing.T) {
+	n := startNode(t, newFakeChain(makeChain(0, 0)), nil)
+	n.peers.add(PeerInfo{ID: "rival", Status: Status{Work: chain.Work{}.Add(chain.U128(5))}})
+	n.peers.add(PeerInfo{ID: "lead", Status: Status{Work: chain.Work{}.Add(chain.U128(9))}})
+	began := time.Now()
+	d := &download{s: n.Service, lead: "lead", waitsFrom: began}
+	stall := n.cfg.Timing.Stall
+	slow := func(after time.Duration) bool { return d.slow(began.Add(after)) }
+	if slow(leadPatience*stall-1) || !slow(leadPatience*stall) {
+		t.Error("with another ahead, the lead is not followed for just its time")
+	}
+	d.executing = true
+	if slow(time.Hour) {
+		t.Error("the lead is given up while our machine executes")
+	}
+	d.executing = false
+	for name, change := range map[string]func(*peerState){
+		"not ahead":  func(p *peerState) { p.info.Status.Work = chain.Work{} },
+		"doubted":    func(p *peerState) { p.doubted = true },
+		"left alone": func(p *peerState) { p.retryAt = began.Add(time.Hour) },
+	} {
+		rival := n.peers.m["rival"]
+		before := *rival
+		change(rival)
+		if slow(lonePatience*stall-1) || !slow(lonePatience*stall) {
+			t.Errorf("with another peer that is %s, the lead is not followed for just its time", name)
+		}
+		*rival = before
+	}
+}
+
+// busyMiner is a chain whose own miner finds a block whenever others are executed.
+type busyMiner struct{ *fakeChain }
+
+func (c busyMiner) Ingest(ctx context.Context, from peer.ID, blocks []*chain.Block) (int, error) {
+	c.mu.Lock()
+	err := c.addLocked(makeBlock(c.best[len(c.best)-1], 0))
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return c.fakeChain.Ingest(ctx, from, blocks)
+}
+
+// Only blocks of a peer's own chain end doubts in it, not those of our miner.
+func TestTrustIsEarned(t *testing.T) {
+	mine := busyMiner{newFakeChain(makeChain(0, 0))}
+	b, others := joinQuietly(t, mine, nil, newFakeChain(makeChain(0, 0)))
+	lead := others[0]
+	mine.grow(makeChain(10, 0))
+	lead.chain.grow(makeChain(5, 1))
+	follow := func() (doubted bool) {
+		t.Helper()
+		b.peers.mu.Lock()
+		b.peers.m[lead.ID()].doubted = true
+		b.peers.mu.Unlock()
+		if err := b.syncWith(t.Context(), lead.ID(), Status{}); err != nil {
+			t.Fatal(err)
+		}
+		b.peers.synced(lead.ID(), time.Now()) // our chain has what was promised, whoever's blocks these are
+		return b.peers.snapshot()[0].doubted
+	}
+	if !follow() {
+		t.Error("a peer whose blocks lie beside our chain is trusted")
+	}
+	if mine.height() != 11 {
+		t.Errorf("height %d: the miner found nothing, and this tests nothing", mine.height())
+	}
+	lead.chain.grow(makeChain(20, 1))
+	if follow() || mine.Status() != lead.chain.Status() {
+		t.Error("a peer whose chain is ours now is still doubted")
+	}
+}
+
+// Three failures that are a peer's own end a connection. Others in between count for nothing, and are none.
+func TestOwnFaultsDisconnect(t *testing.T) {
+	a := startNode(t, newFakeChain(makeChain(0, 0)), nil)
+	b := startNode(t, newFakeChain(makeChain(0, 0)), calling(a))
+	eventually(t, "connected", func() bool { return b.knows(a) })
+	busy := &FailureError{Code: minerdv1.Failure_CODE_BUSY}
+	ours := &ingestError{1, a.ID(), errLocal}
+	for i, err := range []error{busy, ours, busy, context.DeadlineExceeded, busy, garbage("x"), ours} {
+		b.fetchFailed(a.ID(), err)
+		if b.logged("peer disconnected") > 0 || !b.knows(a) {
+			t.Fatalf("dropped after failure %d", i+1)
+		}
+	}
+	b.finishSync(a.ID(), errUndelivered)
+	eventually(t, "it is dropped", func() bool { return b.logged("peer disconnected") > 0 })
+}
+
 func TestPeersVanishAndComeBack(t *testing.T) {
 	blocks := makeChain(500, 0)
 	mine := newGated()
@@ -325,7 +490,7 @@ func TestPeersVanishAndComeBack(t *testing.T) {
 	<-mine.at
 	var listen []string
 	for _, n := range others {
-		listen = append(listen, n.host.Network().ListenAddresses()[0].String())
+		listen = append(listen, n.listenAddrs()[0].String())
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -482,6 +647,25 @@ func TestProgressSaysWhatItWaitsFor(t *testing.T) {
 	longer := fork(blocks, 10, 20, 0)
 	staller.grow(longer)
 	eventually(t, "it waits after a failure", waits(errLocal.Error()))
+}
+
+func TestProgressForgetsOldFailures(t *testing.T) {
+	n := startNode(t, newFakeChain(makeChain(0, 0)), nil)
+	says := func() string {
+		_, _, failure := n.progress.get()
+		return askedAgain(failure)
+	}
+	if got := says(); got != "peers that are ahead are asked again" {
+		t.Errorf("without a failure: %q", got)
+	}
+	n.finishSync("a", errLocal)
+	if got := says(); got != "peers that are ahead are asked again, after: device lost" {
+		t.Errorf("after a failure: %q", got)
+	}
+	n.finishSync("a", nil)
+	if got := says(); got != "peers that are ahead are asked again" {
+		t.Errorf("after a success: %q", got)
+	}
 }
 
 func TestProgressLine(t *testing.T) {

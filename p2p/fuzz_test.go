@@ -64,7 +64,7 @@ func FuzzSyncRequest(f *testing.F) {
 	} {
 		f.Add(delimited(f, req))
 	}
-	s := &Service{cfg: Config{Network: testNetwork, Log: zap.NewNop()}, log: zap.NewNop(), chain: c, peers: newPeerTable(), syncWake: make(chan struct{}, 1)}
+	s := &Service{cfg: Config{Network: testNetwork, Log: zap.NewNop()}, log: zap.NewNop(), chain: c, peers: newPeerTable(), standings: newStandings(time.Now), requests: newRequestBudget(), syncWake: make(chan struct{}, 1)}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var st fakeStream
 		err := s.serveSync(t.Context(), "p", st.messages(data))

@@ -27,6 +27,9 @@ const (
 func (s *Service) topicName() string { return "/minerd/" + shortNetwork(s.cfg.Network) + "/blocks/1" }
 
 func (s *Service) openGossip() error {
+	if s.cfg.ContentOnly {
+		return nil
+	}
 	params, thresholds := scoring(s.topicName())
 	var err error
 	s.gossip, err = pubsub.NewGossipSub(s.life, s.host,
@@ -52,6 +55,9 @@ func (s *Service) openGossip() error {
 // joinGossip takes part in the topic. There is no subscription to read from: a block is in good hands once the
 // validator has offered it to the chain.
 func (s *Service) joinGossip() error {
+	if s.cfg.ContentOnly {
+		return nil
+	}
 	topic, err := s.gossip.Join(s.topicName())
 	if err != nil {
 		return err
@@ -101,6 +107,12 @@ func scoring(topic string) (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresholds
 func (s *Service) validate(_ context.Context, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
 	if from == s.host.ID() {
 		return pubsub.ValidationAccept // by Publish
+	}
+	if !s.mayGossip(from, len(m.Data)) {
+		if s.once.first("gossip " + string(from)) {
+			s.log.Warn("peer gossips more than its share; the rest is not looked at", zap.Stringer("peer_id", from))
+		}
+		return pubsub.ValidationIgnore
 	}
 	b, err := decodeBlock(m.Data)
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -231,6 +232,7 @@ var fast = Timing{
 	Request:    5 * time.Second,
 	Stall:      5 * time.Second,
 	Dial:       5 * time.Second,
+	Discover:   200 * time.Millisecond,
 	Progress:   time.Hour,
 }
 
@@ -284,6 +286,11 @@ func calling(others ...*node) func(*Config) {
 			cfg.Bootstrap = append(cfg.Bootstrap, n.Addrs()[0].String())
 		}
 	}
+}
+
+// listenAddrs are the addresses that the node has opened; libp2p's list has an entry for relays as well.
+func (n *node) listenAddrs() []ma.Multiaddr {
+	return slices.DeleteFunc(n.host.Network().ListenAddresses(), isRelayed)
 }
 
 // eventually waits for a condition; it fails the test if it does not come true.

@@ -28,7 +28,9 @@ type peerState struct {
 	orphan bool // it sent a block whose parent we lack
 	// doubted: it reports more work and did not deliver. Its word does not stop the miner until it does.
 	doubted  bool
-	failures int       // to deliver, in a row
+	failures int       // to deliver, in a row, whoever's fault
+	faults   int       // those of them that are its own
+	moves    int       // to other chains while we followed it, since its chain last brought us forward
 	retryAt  time.Time // nothing is asked for before
 }
 

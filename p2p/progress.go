@@ -15,7 +15,7 @@ type syncReport struct {
 	waiting string // for what
 }
 
-// syncProgress is the report of the sync at hand, and the last failure of one.
+// syncProgress is the report of the sync at hand, and the last failure since one went well.
 type syncProgress struct {
 	mu      sync.Mutex
 	report  syncReport
@@ -50,6 +50,9 @@ func (p *syncProgress) get() (r syncReport, running bool, failure error) {
 // reportSync logs how sync goes on where it takes longer than from one line to the next, and what it waits for where no
 // block came in between.
 func (s *Service) reportSync() {
+	if s.cfg.ContentOnly {
+		return
+	}
 	interval := s.cfg.Timing.Progress
 	before, wasBehind := s.chain.Status().Height, false
 	for sleep(s.life, interval) {
@@ -58,12 +61,21 @@ func (s *Service) reportSync() {
 		height := s.chain.Status().Height
 		if (running || behind) && wasBehind {
 			if !running {
-				report = syncReport{target: best.Height, waiting: fmt.Sprintf("peers that are ahead are asked again, after: %v", failure)}
+				report = syncReport{target: best.Height, waiting: askedAgain(failure)}
 			}
 			s.log.Info("syncing", report.fields(height, float64(int64(height-before))/interval.Seconds())...)
 		}
 		before, wasBehind = height, running || behind
 	}
+}
+
+// askedAgain says what is waited for between two syncs, and after which failure if there was one.
+func askedAgain(failure error) string {
+	text := "peers that are ahead are asked again"
+	if failure != nil {
+		text += ", after: " + failure.Error()
+	}
+	return text
 }
 
 func (r syncReport) fields(height uint64, rate float64) []zap.Field {

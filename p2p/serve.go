@@ -43,7 +43,7 @@ func (s *Service) stream(id protocol.ID, handle func(context.Context, peer.ID, *
 		p := st.Conn().RemotePeer()
 		_ = st.SetDeadline(time.Now().Add(s.cfg.Timing.Request))
 		m := newMessages(st)
-		err := s.quotas.enter(p, time.Now())
+		err := s.enter(p)
 		if err == nil {
 			err = handle(s.life, p, m)
 			s.quotas.leave(p)
@@ -113,7 +113,7 @@ func (s *Service) serveSync(ctx context.Context, p peer.ID, m *messages) error {
 	return err
 }
 
-func (s *Service) answer(_ context.Context, p peer.ID, m *messages, req *minerdv1.Request) error {
+func (s *Service) answer(ctx context.Context, p peer.ID, m *messages, req *minerdv1.Request) error {
 	switch kind := req.GetKind().(type) {
 	case *minerdv1.Request_Status:
 		theirs, err := parseStatus(kind.Status)
@@ -133,12 +133,14 @@ func (s *Service) answer(_ context.Context, p peer.ID, m *messages, req *minerdv
 			return err
 		}
 		return s.sendHeaders(p, m, locator, int(min(kind.Headers.GetMaxHeaders(), maxHeaders)))
+	case *minerdv1.Request_Chunks:
+		return s.sendChunks(ctx, p, m, kind.Chunks)
 	case *minerdv1.Request_Blocks:
 		ids, err := parseIDs("request", kind.Blocks.GetIds(), maxBatch)
 		if err != nil {
 			return err
 		}
-		return s.sendBlocks(m, ids)
+		return s.sendBlocks(p, m, ids)
 	case *minerdv1.Request_Peers:
 		return m.send(&minerdv1.Response{Kind: &minerdv1.Response_Peers{Peers: peersMessage(s.peersFor(p, m.Conn().RemoteMultiaddr()))}})
 	}
@@ -153,7 +155,7 @@ func (s *Service) sendHeaders(p peer.ID, m *messages, locator []chain.Hash, n in
 	}
 	for sent := 0; sent < n; {
 		if sent > 0 {
-			s.quotas.charge(p)
+			s.charge(p, 1)
 		}
 		asked := min(n-sent, headersPerMessage)
 		blocks, err := s.chain.After(locator, asked)
@@ -174,9 +176,11 @@ func (s *Service) sendHeaders(p peer.ID, m *messages, locator []chain.Hash, n in
 	return s.sendNext(m, endMessage)
 }
 
-// sendBlocks answers with the first of the blocks: up to one that is not known here, or maxBatchBytes.
-func (s *Service) sendBlocks(m *messages, ids []chain.Hash) error {
+// sendBlocks answers with the first of the blocks: up to one that is not known here, or maxBatchBytes. Each chargeEvery
+// bytes cost the peer another request of its share.
+func (s *Service) sendBlocks(p peer.ID, m *messages, ids []chain.Hash) error {
 	total := 0
+	defer func() { s.charge(p, total/chargeEvery) }()
 	for i, id := range ids {
 		b, err := s.chain.Block(id)
 		if err != nil && i == 0 {
@@ -185,9 +189,10 @@ func (s *Service) sendBlocks(m *messages, ids []chain.Hash) error {
 		if err != nil {
 			break
 		}
-		if total += b.Size(); i > 0 && total > maxBatchBytes {
+		if i > 0 && total+b.Size() > maxBatchBytes {
 			break
 		}
+		total += b.Size()
 		if err := s.sendNext(m, &minerdv1.Response{Kind: &minerdv1.Response_Block{Block: &minerdv1.Block{Canonical: b.Bytes()}}}); err != nil {
 			return err
 		}
@@ -260,12 +265,12 @@ func (q *quotas) leave(p peer.ID) {
 	q.byPeer[p].active--
 }
 
-// charge takes another request of the peer's share, also where none is left: then the next ones wait longer.
-func (q *quotas) charge(p peer.ID) {
+// charge takes more requests of the peer's share, also where none is left: then the next ones wait longer.
+func (q *quotas) charge(p peer.ID, requests int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e := q.byPeer[p]; e != nil {
-		e.spent++
+		e.spent += float64(requests)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
@@ -67,11 +68,17 @@ type Config struct {
 	MDNS        bool     // find nodes of the local network
 	Network     chain.Hash
 	NetworkName string
+	// Content is for others to fetch, nil for none. With ContentOnly, the service is there to Fetch itself: it takes no part
+	// in gossip and sync of blocks, and of the Chain only Status is asked for more than an error.
+	Content     Content
+	ContentOnly bool
 	Version     string
-	AddressBook string // file of known peers, "" for none
+	AddressBook string // file of known peers, beside which bans are kept; "" for none
 	MinPeers    int    // with fewer, known peers are called; 0 means 8
 	Log         *zap.Logger
 	Timing      Timing
+	Transports  []libp2p.Option // in place of TCP and QUIC, for simulated links
+	Reach
 }
 
 // Timing holds how long things take; what is zero gets its default.
@@ -84,6 +91,7 @@ type Timing struct {
 	Request    time.Duration // for a message of a peer to come or go: 10 s
 	Stall      time.Duration // for a message during sync, and for a batch before another peer is asked too: 5 s
 	Dial       time.Duration // for a connection: 10 s
+	Discover   time.Duration // between searches in the hash table, and at first between advertisements: 1 min
 	Ban        time.Duration // of a peer that sent an invalid block: 10 min
 	Shun       time.Duration // before a peer of another network is called again: 2 min
 	Progress   time.Duration // between lines of progress during sync: 10 s
@@ -102,6 +110,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.Request, 10 * time.Second},
 		{&t.Stall, 5 * time.Second},
 		{&t.Dial, 10 * time.Second},
+		{&t.Discover, time.Minute},
 		{&t.Ban, 10 * time.Minute},
 		{&t.Shun, 2 * time.Minute},
 		{&t.Progress, 10 * time.Second},
@@ -122,15 +131,21 @@ type Service struct {
 	host      host.Host
 	gossip    *pubsub.PubSub
 	topic     atomic.Pointer[pubsub.Topic] // nil before Start
+	table     *table                       // nil without a DHT
 
 	syncProtocol protocol.ID
 	peers        *peerTable
 	bans         *banList
 	book         *addressBook
+	banFile      string // "" for none
+	standings    *standings
 	quotas       quotas
+	requests     *budget // of ranges
+	gossiped     *budget
 	once         onceSet
 	connections  notice // told of every connection made or lost
 	progress     syncProgress
+	uploads      uploads
 	syncWake     chan struct{} // somebody may be ahead of us
 	dialWake     chan struct{} // there may be somebody to call
 
@@ -154,21 +169,31 @@ func New(cfg Config, c Chain) (*Service, error) {
 		cfg.MinPeers = 8
 	}
 	cfg.Timing = cfg.Timing.withDefaults()
+	cfg.Reach = cfg.Reach.withDefaults()
+	if err := cfg.check(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("p2p: %w", err)
+	}
+	cfg.MinPeers = min(cfg.MinPeers, cfg.MaxPeers)
 	routeLibp2pLog(cfg.Log)
 	s := &Service{
 		cfg: cfg, chain: c, log: cfg.Log,
 		syncProtocol: protocol.ID("/minerd/" + shortNetwork(cfg.Network) + "/sync/1"),
 		peers:        newPeerTable(),
-		bans:         newBanList(),
+		standings:    newStandings(time.Now),
+		banFile:      BanFile(cfg.AddressBook),
+		requests:     newRequestBudget(),
+		gossiped:     newGossipBudget(),
 		syncWake:     make(chan struct{}, 1),
 		dialWake:     make(chan struct{}, 1),
 	}
+	s.bans = newBanList(time.Now, s.standings)
 	for _, text := range cfg.Bootstrap {
 		info, err := peer.AddrInfoFromString(text)
 		if err != nil {
 			return nil, fmt.Errorf("bootstrap address %q: %w; it must look like /ip4/192.0.2.1/tcp/%d/p2p/PEER_ID", text, err, DefaultPort)
 		}
 		s.bootstrap = append(s.bootstrap, *info)
+		s.bans.named[info.ID] = true
 	}
 	self, err := peer.IDFromPrivateKey(cfg.Key)
 	if err != nil {
@@ -177,6 +202,9 @@ func New(cfg Config, c Chain) (*Service, error) {
 	s.book = newAddressBook(cfg.AddressBook, self)
 	if err := s.book.load(); err != nil {
 		s.log.Warn("address book is damaged, starting with an empty one", zap.Error(err))
+	}
+	if err := s.bans.load(s.banFile, cfg.Timing.Ban); err != nil {
+		s.log.Warn("file of bans is damaged, starting without", zap.Error(err))
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	if err := s.open(); err != nil {
@@ -187,7 +215,11 @@ func New(cfg Config, c Chain) (*Service, error) {
 
 // open makes host and gossip, and listens last, so that whoever connects is answered.
 func (s *Service) open() error {
-	h, err := newHost(s.cfg, s.bans)
+	options, err := s.reachOptions()
+	if err != nil {
+		return err
+	}
+	h, err := newHost(s.cfg, crowdGate{s.bans, s}, options...)
 	if err != nil {
 		return fmt.Errorf("p2p host: %w", err)
 	}
@@ -201,7 +233,15 @@ func (s *Service) open() error {
 	}
 	h.SetStreamHandler(helloProtocol, s.stream(helloProtocol, s.serveHello))
 	h.SetStreamHandler(s.syncProtocol, s.stream(s.syncProtocol, s.serveSync))
-	return listen(h, s.cfg.Listen, s.log)
+	if s.cfg.DHT {
+		if err := s.openTable(); err != nil {
+			return fmt.Errorf("hash table: %w", err)
+		}
+	}
+	if s.cfg.NoListen {
+		return nil
+	}
+	return listen(h, s.cfg, s.log)
 }
 
 // Start joins the network: it subscribes to blocks and calls peers. It goes on until ctx ends or Close is called.
@@ -215,8 +255,12 @@ func (s *Service) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("p2p events: %w", err)
 	}
+	reachability, err := s.host.EventBus().Subscribe(new(event.EvtLocalReachabilityChanged))
+	if err != nil {
+		return errors.Join(fmt.Errorf("p2p events: %w", err), sub.Close())
+	}
 	if err := s.joinGossip(); err != nil {
-		return errors.Join(fmt.Errorf("gossip: %w", err), sub.Close())
+		return errors.Join(fmt.Errorf("gossip: %w", err), sub.Close(), reachability.Close())
 	}
 	if s.cfg.MDNS {
 		if err := s.startMDNS(); err != nil {
@@ -227,15 +271,24 @@ func (s *Service) Start(ctx context.Context) error {
 	s.started = true
 	context.AfterFunc(ctx, s.end)
 	s.work.run(func() { s.watchConnections(sub) })
+	s.work.run(func() { s.watchReachability(reachability) })
+	if s.table != nil {
+		s.work.run(s.advertise)
+		s.work.run(s.search)
+	}
 	s.work.run(s.syncLoop)
 	s.work.run(s.reportSync)
 	s.work.run(s.watchTopic)
 	s.work.run(s.keepPeers)
 	s.work.run(s.keepBook)
+	s.work.run(s.keepBans)
 	for _, b := range s.bootstrap {
 		if b.ID != s.host.ID() {
 			s.work.run(func() { s.keepConnected(b) })
 		}
+	}
+	if s.cfg.PrivateKey != nil {
+		s.log.Info("private network: only nodes with the same key connect", zap.String("key_fingerprint", Fingerprint(s.cfg.PrivateKey)))
 	}
 	s.log.Debug("listening", zap.Stringer("peer_id", s.host.ID()), zap.Stringers("addrs", s.Addrs()))
 	return nil
@@ -253,7 +306,7 @@ func (s *Service) Close() error {
 	s.release = nil
 	s.work.close()
 	if s.started {
-		err = errors.Join(err, s.book.save())
+		err = errors.Join(err, s.book.save(), s.bans.save(s.banFile))
 	}
 	s.started = false
 	return err

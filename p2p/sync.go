@@ -13,8 +13,12 @@ import (
 )
 
 const (
-	// failuresToDrop is after how many failures in a row a peer is disconnected, and left out of the sync at hand.
+	// failuresToDrop is after how many failures in a row a peer is left out of the sync at hand, and disconnected if these
+	// are its own fault.
 	failuresToDrop = 3
+	// movesAllowed is how often a lead may go over to another chain before one of its blocks brings us forward. Honest ones
+	// do so once in a reorganisation, and hardly ever twice in the second that an answer takes.
+	movesAllowed = 3
 	// orphanPause is for how long a peer that sends blocks without parents is not asked for these again.
 	orphanPause = time.Second
 )
@@ -25,6 +29,10 @@ var (
 	errFruitless    = fmt.Errorf("%d headers of a peer claim no more work than our chain has", maxHeadersAhead)
 	// errUndelivered says that a peer gave headers and nobody the blocks.
 	errUndelivered = errors.New("no peer gives the blocks of a peer's headers")
+	// errNoProgress says that a peer was followed for long, and none of its blocks became our tip.
+	errNoProgress = errors.New("blocks of a peer's chain come too slowly to get ahead of ours")
+	// errMoved says that a peer went over to another chain between two answers.
+	errMoved = errors.New("peer has gone over to another chain meanwhile")
 	// errSlow says that another peer was faster with the same blocks.
 	errSlow = errors.New("another peer delivered first")
 )
@@ -42,8 +50,11 @@ func (e *ingestError) Unwrap() error { return e.err }
 
 // syncLoop fetches blocks for as long as somebody is ahead: one chain at a time, that of the peer it picks.
 func (s *Service) syncLoop() {
+	if s.cfg.ContentOnly {
+		return
+	}
 	for s.life.Err() == nil {
-		lead, target, wait := s.peers.pickLead(s.chain.Status(), time.Now())
+		lead, target, wait := s.peers.pickLead(s.chain.Status(), time.Now(), s.standings.of)
 		if lead != "" {
 			s.finishSync(lead, s.syncWith(s.life, lead, target))
 			continue
@@ -59,14 +70,20 @@ func (s *Service) syncLoop() {
 }
 
 // pickLead gives the peer whose chain to follow: one that sent an orphan, else one that reports more work than ours;
-// those that have not failed go first. With none, it says how long to wait for one that has failed.
-func (t *peerTable) pickLead(ours Status, now time.Time) (p peer.ID, target Status, wait time.Duration) {
+// those that have not failed go first. With none, it says how long to wait for one that has failed. A peer whose range
+// has to wait is doubted meanwhile, so that it does not keep the miner waiting.
+func (t *peerTable) pickLead(ours Status, now time.Time, standing func(peer.ID) Standing) (p peer.ID, target Status, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wait = time.Hour
 	var best *peerState
 	for _, e := range t.m {
 		if !e.orphan && e.info.Status.Work.Cmp(ours.Work) <= 0 {
+			continue
+		}
+		if ready := standing(e.info.ID).Ready; now.Before(ready) {
+			e.doubted = true
+			wait = min(wait, ready.Sub(now))
 			continue
 		}
 		if now.Before(e.retryAt) {
@@ -99,8 +116,13 @@ func (s *Service) finishSync(lead peer.ID, err error) {
 	if s.life.Err() != nil {
 		return
 	}
+	s.progress.fail(err)
 	if err == nil {
 		s.peers.synced(lead, time.Now())
+		return
+	}
+	if errors.Is(err, errMoved) && s.peers.moved(lead) <= movesAllowed {
+		s.log.Debug("peer is asked again", zap.Stringer("peer_id", lead), zap.Error(err))
 		return
 	}
 	if chain.VerdictOf(err) == chain.Invalid {
@@ -112,11 +134,14 @@ func (s *Service) finishSync(lead peer.ID, err error) {
 		}
 		return
 	}
-	failures, wait := s.peers.syncFailed(lead, err, time.Now(), s.cfg.Timing)
-	s.progress.fail(err)
-	s.log.Info("sync interrupted, trying on", zap.Stringer("peer_id", lead), zap.Int("failures", failures),
+	failures, drop, wait := s.peers.syncFailed(lead, err, time.Now(), s.cfg.Timing)
+	say := s.log.Info
+	if errors.Is(err, chain.ErrFuture) && !s.once.first("future "+string(lead)) {
+		say = s.log.Debug // where our clock is behind, every block is from the future with every peer, and several times
+	}
+	say("sync interrupted, trying on", zap.Stringer("peer_id", lead), zap.Int("failures", failures),
 		zap.Duration("retry_in", wait.Round(time.Millisecond)), zap.Error(err))
-	if failures >= failuresToDrop && isPeersFault(err) {
+	if drop {
 		s.disconnect(lead)
 		s.peers.remove(lead)
 	}
@@ -135,10 +160,10 @@ func (s *Service) fetchFailed(p peer.ID, err error) {
 		s.dropLiar(p, err)
 		return
 	}
-	failures, wait := s.peers.fetchFailed(p, time.Now(), s.cfg.Timing)
+	failures, drop, wait := s.peers.fetchFailed(p, err, time.Now(), s.cfg.Timing)
 	s.log.Debug("blocks not delivered", zap.Stringer("peer_id", p), zap.Int("failures", failures),
 		zap.Duration("retry_in", wait.Round(time.Millisecond)), zap.Error(err))
-	if failures >= failuresToDrop && isPeersFault(err) {
+	if drop {
 		s.disconnect(p)
 		s.peers.remove(p)
 	}
@@ -165,6 +190,7 @@ func isIngest(err error) bool {
 // is after failuresToDrop of them, so that no peer can stop the miner by excuses.
 func isEmpty(err error) bool {
 	return isPeersFault(err) || errors.Is(err, errEmptyPromise) || errors.Is(err, errFruitless) ||
+		errors.Is(err, errNoProgress) || errors.Is(err, errMoved) ||
 		errors.Is(err, chain.ErrFinality) || errors.Is(err, chain.ErrFuture) || errors.Is(err, chain.ErrSideFull)
 }
 
@@ -173,19 +199,33 @@ func (t *peerTable) trust(p peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.m[p]; e != nil {
-		e.doubted, e.failures = false, 0
+		e.doubted, e.failures, e.faults, e.moves = false, 0, 0, 0
 	}
+}
+
+// moved counts that a lead went over to another chain, and gives how often it did so.
+func (t *peerTable) moved(p peer.ID) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.m[p]
+	if e == nil {
+		return 0
+	}
+	e.moves++
+	return e.moves
 }
 
 // served forgets the failures of a peer whose blocks have brought us forward on another's chain.
 func (t *peerTable) served(p peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.m[p]; e != nil && !e.doubted {
-		e.failures = 0
+	if e := t.m[p]; e != nil {
+		e.forgive()
 	}
 }
 
+// synced notes that there is nothing more to get from a peer. That alone ends no doubts in it: what it promised may have
+// come from others, or from our miner.
 func (t *peerTable) synced(p peer.ID, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -193,37 +233,64 @@ func (t *peerTable) synced(p peer.ID, now time.Time) {
 		if e.orphan {
 			e.retryAt = now.Add(orphanPause)
 		}
-		e.orphan, e.doubted, e.failures = false, false, 0
+		e.orphan = false
+		e.forgive()
 	}
 }
 
-func (t *peerTable) syncFailed(p peer.ID, err error, now time.Time, timing Timing) (failures int, wait time.Duration) {
+// syncFailed notes that following a peer has failed. It gives the number of failures in a row, whether the peer is to be
+// dropped for them, and for how long it is left alone.
+func (t *peerTable) syncFailed(p peer.ID, err error, now time.Time, timing Timing) (failures int, drop bool, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.m[p]
 	if e == nil {
-		return 0, 0
+		return 0, false, 0
 	}
 	e.orphan = false
-	wait = e.fail(now, timing)
+	drop, wait = e.fail(err, now, timing)
 	e.doubted = e.doubted || isEmpty(err) || !isIngest(err) && e.failures >= failuresToDrop
-	return e.failures, wait
+	return e.failures, drop, wait
 }
 
-func (t *peerTable) fetchFailed(p peer.ID, now time.Time, timing Timing) (failures int, wait time.Duration) {
+// fetchFailed notes that a peer has not delivered blocks of another's chain. It gives what syncFailed does.
+func (t *peerTable) fetchFailed(p peer.ID, err error, now time.Time, timing Timing) (failures int, drop bool, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.m[p]
 	if e == nil {
-		return 0, 0
+		return 0, false, 0
 	}
-	wait = e.fail(now, timing)
-	return e.failures, wait
+	drop, wait = e.fail(err, now, timing)
+	return e.failures, drop, wait
 }
 
-func (e *peerState) fail(now time.Time, timing Timing) (wait time.Duration) {
+func (e *peerState) fail(err error, now time.Time, timing Timing) (drop bool, wait time.Duration) {
 	e.failures++
 	wait = timing.backoff(e.failures)
 	e.retryAt = now.Add(wait)
-	return wait
+	if isPeersFault(err) {
+		e.faults++
+		drop = e.faults >= failuresToDrop
+	}
+	return drop, wait
+}
+
+// forgive forgets the failures of a peer, unless it is doubted.
+func (e *peerState) forgive() {
+	if !e.doubted {
+		e.failures, e.faults = 0, 0
+	}
+}
+
+// Ahead lists the connected peers that report more total work than our chain has. One that does not deliver what it
+// reports is left out until it does.
+func (s *Service) Ahead() []PeerInfo {
+	var out []PeerInfo
+	for _, p := range s.peers.snapshot() {
+		if !p.doubted && s.ahead(p.info.Status) {
+			out = append(out, p.info)
+		}
+	}
+	return out
 }

@@ -13,6 +13,9 @@ const ticksUnsubscribed = 2
 // watchTopic heals connections whose two sides have lost each other's subscriptions, as happens after a partition:
 // pubsub then sends nothing over them for minutes, though they work. Such a peer is disconnected and called again.
 func (s *Service) watchTopic() {
+	if s.cfg.ContentOnly {
+		return
+	}
 	missing := map[peer.ID]int{}
 	for sleep(s.life, jitter(s.cfg.Timing.Watchdog)) {
 		subscribed := map[peer.ID]bool{}

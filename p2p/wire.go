@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/descentnet/minerd/chain"
+	"github.com/descentnet/minerd/nn"
 	minerdv1 "github.com/descentnet/minerd/proto/minerd/v1"
 )
 
@@ -21,8 +22,8 @@ import (
 const (
 	// maxBlockMessage bounds a gossiped block: 61,440 bytes of canonical form and a few of protobuf.
 	maxBlockMessage = 64 << 10
-	// maxResponse bounds each message of an answer, of which a block is the longest.
-	maxResponse = 64 << 10
+	// maxResponse bounds each message of an answer, of which a chunk with its proof is the longest: 64 KiB and 512 bytes.
+	maxResponse = nn.ChunkSize + 1<<10
 	// maxRequest holds maxLocator ids of 34 bytes.
 	maxRequest = 8 << 10
 	maxHello   = 1 << 10

@@ -44,6 +44,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), initCommand(), networkCommand(), devicesCommand(), selftestCommand(), fsckCommand(), versionCommand())
+	root.AddCommand(runCommand(), initCommand(), networkCommand(), devicesCommand(), selftestCommand(), fsckCommand(), peersCommand(), versionCommand())
 	return root
 }

@@ -28,6 +28,7 @@ type runFlags struct {
 	maxTemperature               int
 	listen, bootstrap            []string
 	mdns                         bool
+	reach                        reachFlags
 	logLevel, logFormat          string
 }
 
@@ -41,7 +42,7 @@ func runCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	addDirFlags(cmd, &f.network, &f.dataDir)
-	fs.StringVar(&f.datasetDir, "dataset-dir", "", "folder with the IDX files of a network that trains on them")
+	fs.StringVar(&f.datasetDir, "dataset-dir", "", "folder with the IDX files of a network that trains on them (default: fetched from peers)")
 	fs.BoolVar(&f.mine, "mine", false, "train for blocks")
 	fs.StringVar(&f.payout, "payout", "", "address that rewards are paid to (default: that of payout.key in the data directory)")
 	fs.IntVar(&f.threads, "threads", 0, "threads that training and verifying use (default: all cores)")
@@ -51,6 +52,7 @@ func runCommand() *cobra.Command {
 	fs.StringSliceVar(&f.listen, "listen", nil, "multiaddresses to listen on (default: TCP and QUIC on port 27182, IPv4 and IPv6)")
 	fs.StringSliceVar(&f.bootstrap, "bootstrap", nil, "multiaddresses of peers to join, with /p2p/ID at the end")
 	fs.BoolVar(&f.mdns, "mdns", true, "find peers on the local network")
+	f.reach.add(cmd)
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
 	return cmd
@@ -91,6 +93,10 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 	if f.maxTemperature < 0 || f.maxTemperature > 150 {
 		return fmt.Errorf("--max-temperature %d: allowed are 0 (none) to 150 °C", f.maxTemperature)
 	}
+	reach, err := f.reach.parse()
+	if err != nil {
+		return err
+	}
 	dir, err := dataDirOf(f.dataDir, net)
 	if err != nil {
 		return err
@@ -124,6 +130,7 @@ func run(cmd *cobra.Command, f *runFlags) (err error) {
 		Models:         chain.DefaultModelLimits,
 		Peers: &node.PeersConfig{
 			Key: id.peer, Listen: f.listen, Bootstrap: f.bootstrap, MDNS: f.mdns, AddressBook: filepath.Join(dir, "peers.json"),
+			Reach: reach,
 		},
 		Version: programVersion(), Log: log, Now: time.Now, Measure: true, ReportEvery: 10 * time.Second,
 	})

@@ -37,7 +37,7 @@ const (
 	Failure_CODE_BAD_REQUEST Failure_Code = 2
 	// The asker is on another network; message names both.
 	Failure_CODE_WRONG_NETWORK Failure_Code = 3
-	// None of the blocks asked for is known here.
+	// Nothing of what was asked for is known here.
 	Failure_CODE_NOT_FOUND Failure_Code = 4
 	// A fault of this node's own, such as a failed read.
 	Failure_CODE_INTERNAL Failure_Code = 5
@@ -87,7 +87,7 @@ func (x Failure_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Code.Descriptor instead.
 func (Failure_Code) EnumDescriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{12, 0}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // A block as it is gossiped and synced.
@@ -283,6 +283,7 @@ type Request struct {
 	//	*Request_Headers
 	//	*Request_Blocks
 	//	*Request_Peers
+	//	*Request_Chunks
 	Kind          isRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -361,6 +362,15 @@ func (x *Request) GetPeers() *PeersRequest {
 	return nil
 }
 
+func (x *Request) GetChunks() *ChunksRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Request_Chunks); ok {
+			return x.Chunks
+		}
+	}
+	return nil
+}
+
 type isRequest_Kind interface {
 	isRequest_Kind()
 }
@@ -382,6 +392,10 @@ type Request_Peers struct {
 	Peers *PeersRequest `protobuf:"bytes,4,opt,name=peers,proto3,oneof"`
 }
 
+type Request_Chunks struct {
+	Chunks *ChunksRequest `protobuf:"bytes,5,opt,name=chunks,proto3,oneof"`
+}
+
 func (*Request_Status) isRequest_Kind() {}
 
 func (*Request_Headers) isRequest_Kind() {}
@@ -390,8 +404,10 @@ func (*Request_Blocks) isRequest_Kind() {}
 
 func (*Request_Peers) isRequest_Kind() {}
 
-// One message of the answer to the request on the same stream. Headers and
-// blocks come in as many messages as it takes, then an end; all else is
+func (*Request_Chunks) isRequest_Kind() {}
+
+// One message of the answer to the request on the same stream. Headers, blocks
+// and chunks come in as many messages as it takes, then an end; all else is
 // answered with one message.
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -403,6 +419,7 @@ type Response struct {
 	//	*Response_Block
 	//	*Response_End
 	//	*Response_Peers
+	//	*Response_Chunk
 	Kind          isResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -499,6 +516,15 @@ func (x *Response) GetPeers() *PeersResponse {
 	return nil
 }
 
+func (x *Response) GetChunk() *Chunk {
+	if x != nil {
+		if x, ok := x.Kind.(*Response_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
 type isResponse_Kind interface {
 	isResponse_Kind()
 }
@@ -527,6 +553,10 @@ type Response_Peers struct {
 	Peers *PeersResponse `protobuf:"bytes,6,opt,name=peers,proto3,oneof"`
 }
 
+type Response_Chunk struct {
+	Chunk *Chunk `protobuf:"bytes,7,opt,name=chunk,proto3,oneof"`
+}
+
 func (*Response_Failure) isResponse_Kind() {}
 
 func (*Response_Status) isResponse_Kind() {}
@@ -538,6 +568,8 @@ func (*Response_Block) isResponse_Kind() {}
 func (*Response_End) isResponse_Kind() {}
 
 func (*Response_Peers) isResponse_Kind() {}
+
+func (*Response_Chunk) isResponse_Kind() {}
 
 // Asks for the headers that follow a common ancestor on the answerer's best
 // chain, ascending by height without gaps.
@@ -862,6 +894,129 @@ func (x *Peer) GetAddrs() [][]byte {
 	return nil
 }
 
+// Asks for consecutive chunks of a content, such as a file of a data set. A
+// content is known by its Merkle root, over leaves of 4 KiB; a chunk is 16 of
+// them, the last one what is left. The asker knows the length.
+type ChunksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes.
+	Root []byte `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	// Index of the first chunk wanted, from 0.
+	First uint32 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	// Chunks wanted. They are answered in order; the answer may end early, after
+	// one chunk at the least.
+	Count         uint32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChunksRequest) Reset() {
+	*x = ChunksRequest{}
+	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChunksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChunksRequest) ProtoMessage() {}
+
+func (x *ChunksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChunksRequest.ProtoReflect.Descriptor instead.
+func (*ChunksRequest) Descriptor() ([]byte, []int) {
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ChunksRequest) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *ChunksRequest) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *ChunksRequest) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// One chunk with its place in the tree.
+type Chunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// The inclusion proof of the chunk's subtree of leaves, as in RFC 6962: 32
+	// bytes for each level of the tree above it where it has a sibling, lowest
+	// first, one after the other.
+	Proof         []byte `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chunk) Reset() {
+	*x = Chunk{}
+	mi := &file_minerd_v1_p2p_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chunk) ProtoMessage() {}
+
+func (x *Chunk) ProtoReflect() protoreflect.Message {
+	mi := &file_minerd_v1_p2p_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
+func (*Chunk) Descriptor() ([]byte, []int) {
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Chunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Chunk) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 // Why a request was not answered. Never held against anybody.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -874,7 +1029,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1041,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_minerd_v1_p2p_proto_msgTypes[12]
+	mi := &file_minerd_v1_p2p_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1054,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{12}
+	return file_minerd_v1_p2p_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Failure) GetCode() Failure_Code {
@@ -934,20 +1089,22 @@ const file_minerd_v1_p2p_proto_rawDesc = "" +
 	"\x03tip\x18\x02 \x01(\fR\x03tip\x12\x16\n" +
 	"\x06height\x18\x03 \x01(\x04R\x06height\x12\x1d\n" +
 	"\n" +
-	"total_work\x18\x04 \x01(\fR\ttotalWork\"\xda\x01\n" +
+	"total_work\x18\x04 \x01(\fR\ttotalWork\"\x8e\x02\n" +
 	"\aRequest\x12+\n" +
 	"\x06status\x18\x01 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x125\n" +
 	"\aheaders\x18\x02 \x01(\v2\x19.minerd.v1.HeadersRequestH\x00R\aheaders\x122\n" +
 	"\x06blocks\x18\x03 \x01(\v2\x18.minerd.v1.BlocksRequestH\x00R\x06blocks\x12/\n" +
-	"\x05peers\x18\x04 \x01(\v2\x17.minerd.v1.PeersRequestH\x00R\x05peersB\x06\n" +
-	"\x04kind\"\x9f\x02\n" +
+	"\x05peers\x18\x04 \x01(\v2\x17.minerd.v1.PeersRequestH\x00R\x05peers\x122\n" +
+	"\x06chunks\x18\x05 \x01(\v2\x18.minerd.v1.ChunksRequestH\x00R\x06chunksB\x06\n" +
+	"\x04kind\"\xc9\x02\n" +
 	"\bResponse\x12.\n" +
 	"\afailure\x18\x01 \x01(\v2\x12.minerd.v1.FailureH\x00R\afailure\x12+\n" +
 	"\x06status\x18\x02 \x01(\v2\x11.minerd.v1.StatusH\x00R\x06status\x12.\n" +
 	"\aheaders\x18\x03 \x01(\v2\x12.minerd.v1.HeadersH\x00R\aheaders\x12(\n" +
 	"\x05block\x18\x04 \x01(\v2\x10.minerd.v1.BlockH\x00R\x05block\x12\"\n" +
 	"\x03end\x18\x05 \x01(\v2\x0e.minerd.v1.EndH\x00R\x03end\x120\n" +
-	"\x05peers\x18\x06 \x01(\v2\x18.minerd.v1.PeersResponseH\x00R\x05peersB\x06\n" +
+	"\x05peers\x18\x06 \x01(\v2\x18.minerd.v1.PeersResponseH\x00R\x05peers\x12(\n" +
+	"\x05chunk\x18\a \x01(\v2\x10.minerd.v1.ChunkH\x00R\x05chunkB\x06\n" +
 	"\x04kind\"K\n" +
 	"\x0eHeadersRequest\x12\x18\n" +
 	"\alocator\x18\x01 \x03(\fR\alocator\x12\x1f\n" +
@@ -963,7 +1120,14 @@ const file_minerd_v1_p2p_proto_rawDesc = "" +
 	"\x05peers\x18\x01 \x03(\v2\x0f.minerd.v1.PeerR\x05peers\",\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xd3\x01\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"O\n" +
+	"\rChunksRequest\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\rR\x05first\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"1\n" +
+	"\x05Chunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"\xd3\x01\n" +
 	"\aFailure\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.minerd.v1.Failure.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"\x80\x01\n" +
@@ -988,7 +1152,7 @@ func file_minerd_v1_p2p_proto_rawDescGZIP() []byte {
 }
 
 var file_minerd_v1_p2p_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_minerd_v1_p2p_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_minerd_v1_p2p_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_minerd_v1_p2p_proto_goTypes = []any{
 	(Failure_Code)(0),      // 0: minerd.v1.Failure.Code
 	(*Block)(nil),          // 1: minerd.v1.Block
@@ -1003,26 +1167,30 @@ var file_minerd_v1_p2p_proto_goTypes = []any{
 	(*PeersRequest)(nil),   // 10: minerd.v1.PeersRequest
 	(*PeersResponse)(nil),  // 11: minerd.v1.PeersResponse
 	(*Peer)(nil),           // 12: minerd.v1.Peer
-	(*Failure)(nil),        // 13: minerd.v1.Failure
+	(*ChunksRequest)(nil),  // 13: minerd.v1.ChunksRequest
+	(*Chunk)(nil),          // 14: minerd.v1.Chunk
+	(*Failure)(nil),        // 15: minerd.v1.Failure
 }
 var file_minerd_v1_p2p_proto_depIdxs = []int32{
 	3,  // 0: minerd.v1.Request.status:type_name -> minerd.v1.Status
 	6,  // 1: minerd.v1.Request.headers:type_name -> minerd.v1.HeadersRequest
 	8,  // 2: minerd.v1.Request.blocks:type_name -> minerd.v1.BlocksRequest
 	10, // 3: minerd.v1.Request.peers:type_name -> minerd.v1.PeersRequest
-	13, // 4: minerd.v1.Response.failure:type_name -> minerd.v1.Failure
-	3,  // 5: minerd.v1.Response.status:type_name -> minerd.v1.Status
-	7,  // 6: minerd.v1.Response.headers:type_name -> minerd.v1.Headers
-	1,  // 7: minerd.v1.Response.block:type_name -> minerd.v1.Block
-	9,  // 8: minerd.v1.Response.end:type_name -> minerd.v1.End
-	11, // 9: minerd.v1.Response.peers:type_name -> minerd.v1.PeersResponse
-	12, // 10: minerd.v1.PeersResponse.peers:type_name -> minerd.v1.Peer
-	0,  // 11: minerd.v1.Failure.code:type_name -> minerd.v1.Failure.Code
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 4: minerd.v1.Request.chunks:type_name -> minerd.v1.ChunksRequest
+	15, // 5: minerd.v1.Response.failure:type_name -> minerd.v1.Failure
+	3,  // 6: minerd.v1.Response.status:type_name -> minerd.v1.Status
+	7,  // 7: minerd.v1.Response.headers:type_name -> minerd.v1.Headers
+	1,  // 8: minerd.v1.Response.block:type_name -> minerd.v1.Block
+	9,  // 9: minerd.v1.Response.end:type_name -> minerd.v1.End
+	11, // 10: minerd.v1.Response.peers:type_name -> minerd.v1.PeersResponse
+	14, // 11: minerd.v1.Response.chunk:type_name -> minerd.v1.Chunk
+	12, // 12: minerd.v1.PeersResponse.peers:type_name -> minerd.v1.Peer
+	0,  // 13: minerd.v1.Failure.code:type_name -> minerd.v1.Failure.Code
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_minerd_v1_p2p_proto_init() }
@@ -1035,6 +1203,7 @@ func file_minerd_v1_p2p_proto_init() {
 		(*Request_Headers)(nil),
 		(*Request_Blocks)(nil),
 		(*Request_Peers)(nil),
+		(*Request_Chunks)(nil),
 	}
 	file_minerd_v1_p2p_proto_msgTypes[4].OneofWrappers = []any{
 		(*Response_Failure)(nil),
@@ -1043,6 +1212,7 @@ func file_minerd_v1_p2p_proto_init() {
 		(*Response_Block)(nil),
 		(*Response_End)(nil),
 		(*Response_Peers)(nil),
+		(*Response_Chunk)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1050,7 +1220,7 @@ func file_minerd_v1_p2p_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_minerd_v1_p2p_proto_rawDesc), len(file_minerd_v1_p2p_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
