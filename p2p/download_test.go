@@ -576,7 +576,7 @@ func TestBatchIsGivenToAnotherPeer(t *testing.T) {
 
 // Downloads run ahead of execution as far as the bounds let them, and no further.
 func TestDownloadIsBounded(t *testing.T) {
-	n := startNode(t, newFakeChain(makeChain(0, 0)), nil)
+	n := startNode(t, newFakeChain(makeChain(0, 0)), func(cfg *Config) { cfg.ContentOnly = true }) // it starts no sync of its own
 	ctx, cancel := context.WithCancel(t.Context())
 	d := &download{s: n.Service, ctx: ctx, events: make(chan func()), byPeer: map[peer.ID]*helper{}, headers: maxHeadersAhead, complete: true}
 	defer d.beside.Wait()
