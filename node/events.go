@@ -161,10 +161,12 @@ func (n *Node) reportModel(ctx context.Context, s chain.State) error {
 		return err
 	}
 	template := n.cfg.Network.TemplateIndex(s.TaskNumber)
-	loss, correct, err := n.checking.Evaluate(ctx, template, model, chain.TestSplit)
-	if deviceFailed(err) && n.verifyOnCPU(err) {
+	var loss float32
+	var correct int
+	err = n.onVerifier(func() (err error) {
 		loss, correct, err = n.checking.Evaluate(ctx, template, model, chain.TestSplit)
-	}
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -228,10 +228,11 @@ func (n *Node) started() {
 
 // measure warns where this machine is slower than what the network counts on.
 func (n *Node) measure(ctx context.Context) error {
-	rate, steps, err := n.checking.measure(ctx, 0)
-	if deviceFailed(err) && n.verifyOnCPU(err) {
+	var rate, steps float64
+	err := n.onVerifier(func() (err error) {
 		rate, steps, err = n.checking.measure(ctx, 0)
-	}
+		return err
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -258,10 +259,11 @@ type mineable struct {
 }
 
 func (m mineable) NewJob(ctx context.Context, now uint64) (*chain.Job, error) {
-	job, err := m.n.manager.NewJob(ctx, now)
-	if deviceFailed(err) && m.n.verifyOnCPU(err) { // it trains on what verifies, not on the miner's device
+	var job *chain.Job
+	err := m.n.onVerifier(func() (err error) { // it may train, on what verifies and not on the miner's device
 		job, err = m.n.manager.NewJob(ctx, now)
-	}
+		return err
+	})
 	return job, err
 }
 

@@ -112,6 +112,15 @@ func (w *worker) mine(ctx context.Context) error {
 	return w.miner.Run(ctx)
 }
 
+// onVerifier does what the verifying device is needed for, and once more on the CPU if that device fails.
+func (n *Node) onVerifier(do func() error) error {
+	err := do()
+	if deviceFailed(err) && n.verifyOnCPU(err) {
+		err = do()
+	}
+	return err
+}
+
 // verifyOnCPU takes verification off a device that failed. It may be called again, and says whether anything changed.
 func (n *Node) verifyOnCPU(why error) bool {
 	changed := n.checking.replace(CPU(n.cfg.Threads))

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/descentnet/minerd/chain"
-	"github.com/descentnet/minerd/chain/specfile"
 	"github.com/descentnet/minerd/node"
 	"github.com/descentnet/minerd/p2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -23,11 +22,7 @@ func initCommand() *cobra.Command {
 		Short: "Make the data directory with its peer key and payout key, and print who we are",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			net, err := specfile.Load(network)
-			if err != nil {
-				return err
-			}
-			dir, err := dataDirOf(dataDir, net)
+			_, dir, err := networkAndDir(network, dataDir)
 			if err != nil {
 				return err
 			}

@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/descentnet/minerd/chain/specfile"
 	"github.com/descentnet/minerd/p2p"
 	"github.com/spf13/cobra"
 )
@@ -29,11 +28,7 @@ files in the data directory, whether the node runs or not; a running node writes
 known peers once a minute. Bans that have run out are left out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			net, err := specfile.Load(network)
-			if err != nil {
-				return err
-			}
-			dir, err := dataDirOf(dataDir, net)
+			_, dir, err := networkAndDir(network, dataDir)
 			if err != nil {
 				return err
 			}

@@ -75,6 +75,16 @@ func dataDirOf(named string, n *chain.Network) (string, error) {
 	return filepath.Join(home, ".minerd", n.Name), nil
 }
 
+// networkAndDir loads a network and gives its data directory, by the flags of addDirFlags.
+func networkAndDir(network, dataDir string) (*chain.Network, string, error) {
+	n, err := specfile.Load(network)
+	if err != nil {
+		return nil, "", err
+	}
+	dir, err := dataDirOf(dataDir, n)
+	return n, dir, err
+}
+
 func run(cmd *cobra.Command, f *runFlags) (err error) {
 	log, err := newLogger(f.logLevel, f.logFormat)
 	if err != nil {
